@@ -1,0 +1,59 @@
+# make demo and make test set up everything by themselves: all they need is Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test test-full lint format types docs proofs bench claims clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"make: got Python {sys.version.split()[0]} as $(PYTHON); expected 3.11 or newer. To mend: make PYTHON=/path/to/python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,examples]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+setup: $(READY)  ## the virtual environment, made or brought up to date
+
+demo: $(READY)  ## trains SimCLR on generated pictures for two minutes and shows what it learned
+	$(BIN)/python examples/simclr.py --demo
+
+test: $(READY)  ## the tests (what CI runs)
+	$(PYTEST)
+
+test-full: $(READY)  ## the tests that take too long for `make test`
+	$(PYTEST) -m full
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## mypy --strict on src
+	$(BIN)/mypy
+
+docs: $(DOCS_READY)  ## the documentation, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+proofs: $(READY)  ## docs/proofs.md from the registry and the marked tests
+	$(BIN)/python -m tests.registry
+
+bench: $(READY)  ## the microbenchmarks, into benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+claims: $(READY)  ## the papers' claims, small: TIER=cpu (default) | quick | gpu
+	$(BIN)/python -m benchmarks.claims --tier $(or $(TIER),cpu)
+
+clean:
+	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,115 @@
+"""More than one process. Nothing here, and nothing in sslkit, talks to another process unless a `group` is passed.
+
+The contract of every loss with `group=`. Rank r holds n_r rows, l_i is the loss of row i against candidates of all ranks, N = sum_r n_r:
+
+    value:          1/N * sum over all ranks of sum_i l_i                        the same on every rank, equal to one process
+    autograd path:  W/N * sum over this rank's rows of l_i                       W processes; candidates gathered by `gather`, whose
+                                                                                 backward sums the gradients of all ranks
+Averaging parameter gradients over ranks, as DistributedDataParallel does, then gives the gradient of one process, whatever the n_r.
+Raw gradients of a rank's inputs are W times those of one process.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslkit._checks import wrong
+
+Group = dist.ProcessGroup
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Rows of all ranks, in rank order; this rank's own are rows[start : start + counts[rank]]."""
+
+    rows: Tensor
+    start: int
+    counts: tuple[int, ...]
+
+
+def world_size(group: Group | None) -> int:
+    """Processes of the group; 1 without one."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def gather(x: Tensor, group: Group | None = None) -> Gathered:
+    """Rows of all ranks, with gradient: the backward sums, over ranks, the gradients of this rank's block.
+
+    Args:
+        x: [rows, ...]; rows may differ between ranks, the other axes may not.
+        group: the processes; None: x alone, untouched.
+
+    Rows are counted over a CPU channel, so that the device is never waited for.
+    """
+    if group is None:
+        return Gathered(x, 0, (x.shape[0],))
+    counts = _row_counts(x.shape[0], group)
+    rank = dist.get_rank(group)
+    return Gathered(_Gather.apply(x, group, counts, rank), sum(counts[:rank]), counts)
+
+
+def global_mean(loss_sum: Tensor, total: int, group: Group | None = None) -> Tensor:
+    """The contract above: this rank's summed loss and the rows of all ranks -> the scalar to call backward on. No rows anywhere: 0."""
+    total = max(total, 1)
+    if group is None:
+        return loss_sum / total
+    path = loss_sum * (dist.get_world_size(group) / total)
+    value = loss_sum.detach().clone()
+    dist.all_reduce(value, group=group)
+    return path + (value / total - path).detach()
+
+
+def mean_rows(x: Tensor, group: Group | None = None) -> Tensor:
+    """Mean over the rows of all ranks, no gradient: [rows, dim] -> [dim], float32 or wider. Each row weighs the same, whatever rank holds it."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = x.detach().to(wide).sum(dim=0)
+    count = x.shape[0]
+    if group is not None:
+        dist.all_reduce(total, group=group)
+        count = sum(_row_counts(count, group))
+    return total / max(count, 1)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group, counts: tuple[int, ...], rank: int) -> Tensor:
+        ctx.group, ctx.start, ctx.rows = group, sum(counts[:rank]), counts[rank]
+        # all_gather wants equal shapes: shorter blocks are padded to the longest, and cut again.
+        block = x.new_zeros(max(counts), *x.shape[1:])
+        block[: x.shape[0]] = x
+        blocks = [torch.empty_like(block) for _ in counts]
+        dist.all_gather(blocks, block, group=group)
+        return torch.cat([b[:n] for b, n in zip(blocks, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total[ctx.start : ctx.start + ctx.rows], None, None, None
+
+
+def _row_counts(rows: int, group: Group) -> tuple[int, ...]:
+    host = _host_group(group)
+    counts = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size(host))]
+    dist.all_gather(counts, torch.tensor([rows]), group=host)
+    return tuple(int(count) for count in counts)
+
+
+_host_groups: "WeakKeyDictionary[Group, Group]" = WeakKeyDictionary()
+
+
+def _host_group(group: Group) -> Group:
+    """The group itself if it can send CPU tensors, else a gloo group of the same ranks, made once."""
+    if not isinstance(group, dist.ProcessGroup):
+        raise wrong("group", given=f"{type(group).__name__}", expected="a torch.distributed process group that this process belongs to",
+                    mend="pass torch.distributed.group.WORLD after init_process_group, or None for this process alone", kind=TypeError)  # fmt: skip
+    if torch.device("cpu") in group._device_types:
+        return group
+    if group not in _host_groups:
+        ranks = dist.get_process_group_ranks(group)
+        _host_groups[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return _host_groups[group]
