@@ -20,6 +20,7 @@ from sslkit._checks import wrong
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+_EPOCHS = 1000  # epochs are parts from here on: a data set that makes its pictures from the same seed has the parts below for itself
 
 
 def mix(x: Number) -> Number:
@@ -89,11 +90,11 @@ def uniforms(batch: int, slots: int, *, generator: torch.Generator | None = None
                     expected="generator=, or indices= with seed=", mend="pass one of the two sources")  # fmt: skip
     if indices.shape != (batch,):
         raise wrong("uniforms", given=f"indices {list(indices.shape)}", expected=f"[{batch}], one a sample", mend="pass one index per row of the batch")
-    key = keys(indices if device is None else indices.to(device), stream(seed, epoch + 1))  # part 0 belongs to data sets' own pictures
+    key = keys(indices if device is None else indices.to(device), stream(seed, _EPOCHS + epoch))
     slot = torch.arange(offset, offset + slots, device=key.device)
     return uniform(key[:, None], slot)
 
 
 def permutation(n: int, *, seed: int, epoch: int) -> Tensor:
     """The order of n samples in an epoch: [n] int64, a function of (seed, epoch, n). Keys are sorted; equal ones keep their order."""
-    return keys(torch.arange(n), stream(seed, epoch + 1) ^ 0x5DEECE66).argsort(stable=True)
+    return keys(torch.arange(n), stream(seed, _EPOCHS + epoch) ^ 0x5DEECE66).argsort(stable=True)

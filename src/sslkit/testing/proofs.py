@@ -34,6 +34,7 @@ REQUIRED = {
     "augmentation": ("golden", "loop", "compile", "half", "property", "errors", "pickle"),
     "evaluation": ("golden", "loop", "half", "property", "errors"),
     "dataset": ("property", "errors", "pickle"),
+    "plot": ("property", "errors"),
 }
 
 

@@ -1,0 +1,272 @@
+"""What the examples share and no method owns: data, order of batches, processes, checkpoint, log, progress, scores."""
+
+import argparse
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sslkit.counter import permutation
+from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
+from sslkit.evaluation import extract_features, knn_classify
+
+FORMAT = "sslkit example, version 1"
+
+
+def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
+    """The library's three-part error, as the last words of a command."""
+    return SystemExit(f"{where}: got {given}; expected {expected}. To mend: {mend}.")
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n], or None. `probe` is labelled data to classify `test` by."""
+
+    train: Tensor
+    probe: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    probe_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+
+
+def load_data(name: str, size: int) -> Data:
+    """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. Folder: subfolders are classes, every fifth picture is for testing."""
+    kind, _, rest = name.partition(":")
+    if kind == "scenes":
+        parts = [Scenes(split=split, size=size, preset=rest or "default") for split in ("train", "probe", "test")]
+        batches = [part.batch(torch.arange(len(part))) for part in parts]
+        train, probe, test = ((batch.images, batch.labels) for batch in batches)
+    elif kind == "digits":
+        train, test = (digits(split, size=size, channels=3) for split in ("train", "test"))
+        train, test = (train.images, train.labels), (test.images, test.labels)
+        probe = train
+    elif kind == "folder":
+        found = Folder(rest, size).load()
+        for path, reason in found.skipped:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+        order = permutation(len(found.images), seed=0, epoch=0)
+        held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
+        labels = found.labels if found.classes else None
+        train, test = ((found.images[ids], None if labels is None else labels[ids]) for ids in (kept, held))
+        probe = train
+    elif kind == "torchvision":
+        which, _, root = rest.partition(":")
+        train, test = (torchvision_dataset(which, root or "data", split=split, size=size) for split in ("train", "test"))
+        train, test = (train.images, train.labels), (test.images, test.labels)
+        probe = train
+    else:
+        raise wrong("--data", given=repr(name), expected="scenes, scenes:easy, digits, folder:PATH or torchvision:NAME:ROOT", mend="pass one of these")
+    return Data(train[0], probe[0], test[0], train[1], probe[1], test[1])
+
+
+def floats(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; floating pictures as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+@functools.lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    return permutation(n, seed=seed, epoch=epoch)
+
+
+def batch_of(step: int, n: int, batch: int, seed: int) -> tuple[int, Tensor]:
+    """(epoch, indices [batch]) of a step: a function of these numbers, so that a resumed run needs nothing but its step."""
+    if n < batch:
+        raise wrong("--batch", given=f"{batch} with {n} training pictures", expected=f"at most {n}", mend=f"pass --batch {n} or less")
+    epoch, position = divmod(step, n // batch)
+    return epoch, _order(n, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+# Processes
+
+
+@contextmanager
+def processes() -> Iterator[tuple[dist.ProcessGroup | None, int, torch.device]]:
+    """(group, rank, device). Under torchrun the group of all processes, else None: one process."""
+    cuda = torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if "RANK" not in os.environ:
+        yield None, 0, device
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield dist.group.WORLD, dist.get_rank(), device
+    finally:
+        dist.destroy_process_group()
+
+
+def share_of(batch: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """This process's rows of a global batch."""
+    return batch if group is None else batch.tensor_split(dist.get_world_size(group))[dist.get_rank(group)]
+
+
+# A run: settings, checkpoint, log, progress
+
+
+def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> None:
+    """The options every example has."""
+    parser.add_argument("--data", default="scenes", help="scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT")
+    parser.add_argument("--size", type=int, default=32, help="side of the pictures in pixels")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seconds", type=float, help="choose the number of steps from the speed of the first ten, to take about this long")
+    parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all processes")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts that a process's batch is worked through in")
+    parser.add_argument("--bf16", action="store_true", help="bf16 autocast of the network")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="torch's threads; 1 makes runs repeatable to the bit")
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoint, log and pictures")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out; start anew where there is none")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew over the run in --out")
+    parser.add_argument("--tensorboard", action="store_true")
+
+
+# What may differ between a run and its continuation.
+_FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "seconds", "steps", "demo"}
+
+
+class Run:
+    """The folder of a run: `checkpoint.pt`, `log.jsonl`. Rank 0 writes, every rank reads."""
+
+    def __init__(self, options: argparse.Namespace, rank: int = 0) -> None:
+        self.options, self.rank, self.file = options, rank, options.out / "checkpoint.pt"
+        self.settings = {key: value for key, value in sorted(vars(options).items()) if key not in _FREE}
+        self.steps, self.started = options.steps, time.perf_counter()
+        self.board = None
+        if options.steps < 1 or options.batch < 1 or options.accumulate < 1:
+            raise wrong("options", given=f"--steps {options.steps} --batch {options.batch} --accumulate {options.accumulate}",
+                        expected="whole numbers from 1 on", mend="pass positive numbers")  # fmt: skip
+        if self.file.exists() and not options.resume and not options.overwrite:
+            raise wrong("--out", given=f"{options.out}, which holds a run", expected="an empty folder, --resume or --overwrite",
+                        mend="pass --resume to go on, --out for another folder, or --overwrite to lose that run")  # fmt: skip
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.tensorboard and rank == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(options.out))
+
+    def restore(self, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> int:
+        """Loads the checkpoint, if this run goes on from one, and returns the step to begin with."""
+        log = self.options.out / "log.jsonl"
+        if not (self.options.resume and self.file.exists()):
+            if self.rank == 0:
+                log.unlink(missing_ok=True)
+                self.file.unlink(missing_ok=True)
+            return 0
+        state = read_checkpoint(self.file)
+        differing = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
+        if differing:
+            was, now = ({k: settings.get(k) for k in differing} for settings in (state["settings"], self.settings))
+            raise wrong("--resume", given=f"{now}", expected=f"{was}, with which {self.file} was begun", mend="pass these options, or another --out")
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.steps = state["steps"]
+        if self.rank == 0 and log.exists():  # lines past the checkpoint, and a line torn by the interruption, will be written again
+            kept = [line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= state["step"]]
+            _replace(log, "".join(f"{line}\n" for line in kept).encode())
+        return state["step"]
+
+    def save(self, step: int, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> None:
+        """The state after `step` steps, to a temporary file that is then renamed: there is always one whole checkpoint."""
+        if self.rank == 0:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            write_checkpoint(self.file, {"format": FORMAT, "settings": self.settings, "step": step, "steps": self.steps, "parts": state})
+
+    def write(self, step: int, **numbers: float) -> None:
+        """One line of the log."""
+        if self.rank == 0:
+            with (self.options.out / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **numbers}) + "\n")
+            for name, number in numbers.items() if self.board else ():
+                self.board.add_scalar(name, number, step)
+
+    def progress(self, first: int) -> Iterator[int]:
+        """Steps with a bar (rate, remaining time); with --seconds, the number of steps is set from the first ten."""
+        bar = tqdm(total=self.steps, initial=first, disable=self.rank != 0, unit="step", dynamic_ncols=True)
+        self.bar, step, began = bar, first, time.perf_counter()
+        while step < self.steps:
+            yield step
+            step += 1
+            bar.update()
+            if self.options.seconds and step == 10 and first == 0:
+                left = self.options.seconds - (time.perf_counter() - self.started)
+                self.steps = bar.total = agree(max(20, 10 + int(left / (time.perf_counter() - began) * 10)))
+        bar.close()
+
+
+def agree(number: int) -> int:
+    """Rank 0's number, on every rank."""
+    if not dist.is_initialized():
+        return number
+    box = [number]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def write_checkpoint(path: Path, state: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint of these examples; tensors and plain values only, nothing in the file is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise wrong("checkpoint", given=f"{path}: {type(error).__name__}", expected="a whole checkpoint of these examples",
+                    mend="pass the file an example wrote, or begin anew with --overwrite") from error  # fmt: skip
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = f"keys {sorted(map(str, state))[:4]}" if isinstance(state, dict) else type(state).__name__
+        raise wrong("checkpoint", given=f"{path} with {found}", expected=f"one with format {FORMAT!r}",
+                    mend="load foreign weights into a network with load_state_dict; --resume is for runs of this example")  # fmt: skip
+    return state
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+# Scores
+
+
+class Floats(nn.Module):
+    """`floats` as the first layer of a network, so that pictures stay uint8 in memory."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return floats(images)
+
+
+def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:
+    """Features [n, dim] of pictures, in evaluation mode."""
+    return extract_features(nn.Sequential(Floats(), encoder), images, device=device)
+
+
+def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: torch.device | None = None) -> float:
+    """k-NN top-1 in percent, k 10 and temperature 0.1, on all or `count` probe and test pictures; nan without labels."""
+    if data.probe_labels is None or data.test_labels is None:
+        return float("nan")
+    probe, test = data.probe[:count], data.test[:count]
+    result = knn_classify(embed(encoder, probe, device), data.probe_labels[:count], embed(encoder, test, device), k=10, temperature=0.1)
+    return result.accuracy(data.test_labels[:count]).top1

@@ -1,0 +1,124 @@
+"""SimCLR: two views of a picture attract, all others repel (Chen et al. 2020, algorithm 1).
+
+    python examples/simclr.py --demo                                      the demonstration: ~2 minutes on 2 cores
+    python examples/simclr.py --data digits --size 16 --no-flip           handwriting
+    python examples/simclr.py --data folder:PHOTOS --size 64 --hue 0.1    your own JPEG and PNG files
+    torchrun --nproc-per-node 2 examples/simclr.py                        as many processes as you have GPUs
+
+Expect: EXPECT
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, share_of
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslkit.augmentations import simclr
+from sslkit.backbones import convnet_small
+from sslkit.evaluation import linear_probe, nearest_neighbours
+from sslkit.losses import nt_xent
+from sslkit.modules import MLPProjector
+from sslkit.plots import curves, neighbour_picture
+from sslkit.schedules import cosine
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run_options(parser, steps=400, out="runs/simclr")
+    parser.add_argument("--temperature", type=float, default=0.2)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--weight-decay", type=float, default=1e-3)
+    parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
+    parser.add_argument("--hue", type=float, default=0.5, help="largest hue shift, in turns; 0.5 makes colour useless as a cue")
+    parser.add_argument("--crop-only", action="store_true", help="views by cropping and flipping alone")
+    parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
+    parser.add_argument("--demo", action="store_true", help="over the last demonstration, in runs/demo")
+    options = parser.parse_args(arguments)
+    if options.demo:
+        options.out, options.overwrite = options.out.parent / "demo", True
+    return options
+
+
+def train(options, data, encoder, group, rank, device):
+    """The algorithm: returns the run; `encoder` is trained in place."""
+    views = simclr(options.size, scale=(options.crop, 1.0), jitter=(0.4, 0.4, 0.4, options.hue), blur=0,
+                   flip=0.0 if options.no_flip else 0.5, crop_only=options.crop_only)  # fmt: skip
+    model = nn.Sequential(encoder, MLPProjector(encoder.dim, 256, 64)).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    run, parts = Run(options, rank), {"model": model, "optimizer": optimizer}
+    first = run.restore(parts)
+    network = model if group is None else DistributedDataParallel(model, process_group=group)
+    network = torch.compile(network) if options.compile else network
+    for step in run.progress(first):
+        epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
+        for part in optimizer.param_groups:
+            part["lr"] = cosine(step, base=options.lr, final=0.0, steps=run.steps, warmup=max(1, round(0.08 * run.steps)), start=options.lr / 10)
+        for indices in share_of(batch, group).tensor_split(options.accumulate):  # negatives come from one part, not from all
+            images = floats(data.train[indices]).to(device)
+            x1, x2 = views(images, indices=indices.to(device), seed=options.seed, epoch=epoch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                z1, z2 = network(torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last)).chunk(2)
+            loss = nt_xent(z1, z2, temperature=options.temperature, group=group) / options.accumulate
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        done = step + 1
+        run.write(done, loss=loss.item() * options.accumulate)
+        if rank == 0 and done % max(1, run.steps // 10) == 0:
+            run.bar.set_postfix(loss=f"{loss.item() * options.accumulate:.3f}", knn=f"{knn_score(encoder, data, 500, device):.1f} %")
+        if done % options.save_every == 0 or done == run.steps:
+            run.save(done, parts)
+    return run
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    start = time.perf_counter(), time.process_time()
+    with processes() as (group, rank, device):
+        data = load_data(options.data, options.size)
+        torch.manual_seed(options.seed)
+        encoder = convnet_small(channels=data.train.shape[1]).to(device)
+        before, knn_before = embed(encoder, data.test, device), knn_score(encoder, data, device=device)
+        run = train(options, data, encoder, group, rank, device)
+        if rank == 0:
+            report(options, data, encoder, device, before, knn_before, run, start)
+
+
+def report(options, data, encoder, device, before, knn_before, run, start):
+    """Scores against two controls (the raw pixels, the random network) and two pictures."""
+    after = embed(encoder, data.test, device)
+    result = {"steps": run.steps, "seed": options.seed}
+    if data.test_labels is not None:
+        probe = linear_probe(embed(encoder, data.probe, device), data.probe_labels, after, data.test_labels)
+        pixels = knn_score(nn.Flatten(), data)
+        result |= {"knn_pixels": pixels, "knn_before": knn_before, "knn_after": knn_score(encoder, data, device=device), "linear_after": probe.top1}
+        print(f"k-NN (k 10, T 0.1): raw pixels {pixels:.1f} %, random network {knn_before:.1f} %, after {run.steps} steps {result['knn_after']:.1f} %; "
+              f"linear {result['linear_after']:.1f} %; chance {100 / (int(data.test_labels.max()) + 1):.1f} %")  # fmt: skip
+    result |= {"wall_seconds": time.perf_counter() - start[0], "cpu_seconds": time.process_time() - start[1]}
+    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    queries = torch.tensor(pick(data))
+    ids = [nearest_neighbours(x[queries], x, 6).ids for x in (before, after)]
+    ids = [torch.stack([row[row != query][:5] for row, query in zip(found, queries, strict=True)]) for found in ids]  # without itself
+    labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.test_labels}
+    print(neighbour_picture(data.test[queries], data.test, *ids, options.out / "neighbours.png", **labels))
+    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
+    loss = {"NT-Xent": ([line["step"] for line in log], [line["loss"] for line in log])}
+    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+
+
+def pick(data):
+    """Six test pictures, of six classes where there are so many: in `scenes` triangle, star, heart, arrow, T and Z."""
+    if data.test_labels is None:
+        return list(range(6))
+    classes = [2, 3, 7, 8, 9, 11] if int(data.test_labels.max()) == 11 else list(range(6))
+    return [(data.test_labels == c % (int(data.test_labels.max()) + 1)).nonzero()[0].item() for c in classes]
+
+
+if __name__ == "__main__":
+    main()

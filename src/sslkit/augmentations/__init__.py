@@ -1,0 +1,29 @@
+"""What the network sees. Each augmentation samples and applies apart: `parameters = a.sample(...)`, `a.apply(images,
+parameters)`."""
+
+from sslkit.augmentations._base import Augmentation
+from sslkit.augmentations.blur import GaussianBlur
+from sslkit.augmentations.color import ColorJitter, Grayscale, Solarize
+from sslkit.augmentations.compose import Compose
+from sslkit.augmentations.crop import RandomResizedCrop
+from sslkit.augmentations.flip import HorizontalFlip
+from sslkit.augmentations.multi_crop import MultiCrop
+from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from sslkit.augmentations.recipes import simclr, supervised
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Augmentation",
+    "ColorJitter",
+    "Compose",
+    "GaussianBlur",
+    "Grayscale",
+    "HorizontalFlip",
+    "MultiCrop",
+    "Normalize",
+    "RandomResizedCrop",
+    "Solarize",
+    "simclr",
+    "supervised",
+]

@@ -1,0 +1,179 @@
+"""Random resized crop: a box of random area and aspect, resampled to one size."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sslkit._checks import wrong
+from sslkit.augmentations._base import Augmentation, Parameters, Size
+
+_ATTEMPTS = 10  # torchvision's
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Augmentation):
+    """Cuts a box of random area and aspect out of each image and resamples it to `size`.
+
+        repeat up to 10 times, the first box that fits is taken:
+            area = height * width * U(scale);  aspect = exp(U(log ratio))
+            w = round(sqrt(area * aspect));  h = round(sqrt(area / aspect));  fits: 0 < w <= width and 0 < h <= height
+            top = integer U{0..height - h};  left = integer U{0..width - w}
+        else the largest box of an allowed aspect, in the middle
+        out = Wy @ image @ Wx^T,  Wx[i, j] = kernel((j + 1/2 - centre_i) / stretch) / sum over the box's pixels j
+
+    with centre_i = left + (i + 1/2) * w / size, stretch = max(1, w / size) if antialias else 1, and the kernel a
+    triangle or the cubic (a = -1/2 with antialias, -3/4 without). The values are clamped to [0, 1], which bicubic overshoots.
+
+    Parameters: top, left, height, width [batch] float32: the box in fractions of the picture, rows and columns counted
+    from above and left. So it can be replayed on another resolution and on a saliency map; there its borders may cut
+    through pixels.
+
+    Args:
+        size: (height, width) of the result; an int is a square.
+        scale: range of the area, as a fraction of the picture.
+        ratio: range of width / height.
+        interpolation: "bicubic" (SimCLR, BYOL, DINO) or "bilinear" (MoCo, SwAV, SimSiam).
+        antialias: average over the pixels that one result pixel covers. Without it, torch's plain `interpolate`.
+
+    Raises:
+        ValueError: a size is not above 0, a range is empty or not above 0, or the interpolation is unknown.
+
+    Source: Szegedy et al. 2015, "Going Deeper with Convolutions", sec. 6; the rule is that of torchvision's class of the
+    same name.
+    """
+
+    size: int | Sequence[int]
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bicubic"
+    antialias: bool = True
+    name: ClassVar[str] = "crop"
+
+    def __post_init__(self) -> None:
+        size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+        if len(size) != 2 or min(size) < 1:
+            raise wrong(
+                "RandomResizedCrop", given=f"size={self.size}", expected="a positive int or (height, width)", mend="pass size=224"
+            )
+        object.__setattr__(self, "size", size)
+        for label, pair, most in (("scale", self.scale, 1.0), ("ratio", self.ratio, math.inf)):
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most:
+                raise wrong(
+                    "RandomResizedCrop",
+                    given=f"{label}={pair}",
+                    expected=f"0 < low <= high{' <= 1' if most == 1 else ''}",
+                    mend=f"pass {label}=(low, high)",
+                )
+            object.__setattr__(self, label, tuple(pair))
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise wrong(
+                "RandomResizedCrop",
+                given=f"interpolation={self.interpolation!r}",
+                expected='"bicubic" or "bilinear"',
+                mend="pass one of the two",
+            )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return ("top", "left", "height", "width")
+
+    @property
+    def slots(self) -> int:
+        return 2 * _ATTEMPTS + 2
+
+    def output_size(self, size: Size) -> Size:
+        return self._size
+
+    @property
+    def _size(self) -> Size:
+        height, width = self.size  # type: ignore[misc]  # an int became a pair in __post_init__
+        return height, width
+
+    def parameters(self, u: Tensor, size: Size) -> Parameters:
+        height, width = size
+        u = (
+            u.double() if u.device.type != "mps" else u
+        )  # so that an area near half a pixel rounds as torchvision's Python floats do
+        area = height * width * (self.scale[0] + u[:, :_ATTEMPTS] * (self.scale[1] - self.scale[0]))  # [batch, attempts]
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        aspect = (low + u[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low)).exp()
+        w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        first = fits.int().argmax(dim=1, keepdim=True)  # argmax gives the first of equal ones
+        some = fits.any(dim=1)
+        middle_h, middle_w = self._largest(height, width)
+        w = torch.where(some, w.gather(1, first)[:, 0], middle_w)
+        h = torch.where(some, h.gather(1, first)[:, 0], middle_h)
+        # min: the float32 product can round up to the number of places itself
+        top = torch.minimum((u[:, -2] * (height - h + 1)).floor(), height - h)
+        left = torch.minimum((u[:, -1] * (width - w + 1)).floor(), width - w)
+        top = torch.where(some, top, (height - middle_h) // 2)
+        left = torch.where(some, left, (width - middle_w) // 2)
+        box = {"top": top / height, "left": left / width, "height": h / height, "width": w / width}
+        return {key: value.float() for key, value in box.items()}
+
+    def _largest(self, height: int, width: int) -> Size:
+        if width / height < self.ratio[0]:
+            return min(height, round(width / self.ratio[0])), width
+        if width / height > self.ratio[1]:
+            return height, min(width, round(height * self.ratio[1]))
+        return height, width
+
+    def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        batch, channels, height, width = images.shape
+        out_h, out_w = self._size
+        wy = self._weights(parameters["top"], parameters["height"], height, out_h, images.dtype)  # [batch, out_h, height]
+        wx = self._weights(parameters["left"], parameters["width"], width, out_w, images.dtype)  # [batch, out_w, width]
+        if height * out_w * (width + out_h) <= width * out_h * (height + out_w):  # the order that multiplies less
+            rows = torch.bmm(images.reshape(batch, channels * height, width), wx.mT).view(batch, channels, height, out_w)
+            out = torch.stack([torch.bmm(wy, rows[:, c]) for c in range(channels)], dim=1)
+        else:
+            columns = torch.stack(
+                [torch.bmm(wy, images[:, c]) for c in range(channels)], dim=1
+            )  # [batch, channels, out_h, width]
+            out = torch.bmm(columns.view(batch, channels * out_h, width), wx.mT).view(batch, channels, out_h, out_w)
+        return out.clamp_(0, 1)
+
+    def _weights(self, start: Tensor, length: Tensor, pixels: int, out: int, dtype: torch.dtype) -> Tensor:
+        """The resampling matrix of one axis, [batch, out, pixels]; start, length: [batch], fractions."""
+        # in pixels, and back to the whole number that a float32 fraction of it may miss by 1e-5
+        start, length = (_snap(x.to(dtype) * pixels)[:, None] for x in (start, length))
+        step = length / out  # [batch, 1]
+        stretch = step.clamp(min=1) if self.antialias else torch.ones_like(step)
+        centre = start + (torch.arange(out, device=start.device, dtype=dtype) + 0.5) * step  # [batch, out]
+        pixel = torch.arange(pixels, device=start.device, dtype=dtype)  # [pixels]
+        first, last = start.floor(), (start + length).ceil() - 1  # of the box; pixels beyond it have no say
+        inside = ((pixel >= first) & (pixel <= last)).to(dtype)  # [batch, pixels]
+        offset = (pixel + 0.5) - centre[:, :, None]  # [batch, out, pixels]
+        weights = self._kernel(offset.div_(stretch[:, :, None])).mul_(inside[:, None])
+        if not self.antialias:  # taps beyond the box read its border pixel; with antialias they are left out
+            for beyond in (1, 2):
+                for edge, at in ((first, first - beyond), (last, last + beyond)):
+                    tap = self._kernel(at + 0.5 - centre)[:, :, None]  # [batch, out, 1]
+                    weights = weights + tap * (pixel == edge)[:, None]
+        return weights.div_(weights.sum(dim=-1, keepdim=True))
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """The kernel at x, a fresh tensor that is written over."""
+        x = x.abs_().neg_()
+        if self.interpolation == "bilinear":
+            return x.add_(1).clamp_(min=0)
+        # Keys' cubic in truncated powers, one polynomial for all x: a t^2 (1 - t) + s^2 (3 + 4 a - 2 s), t = (2 - |x|)+,
+        # s = (1 - |x|)+
+        a = -0.5 if self.antialias else -0.75
+        t = x.add_(2).clamp_(min=0)
+        s = (t - 1).clamp_(min=0)
+        squared = s * s
+        out = (squared * (3 + 4 * a)).addcmul_(squared, s, value=-2)
+        squared = t * t
+        return out.add_(squared, alpha=a).addcmul_(squared, t, value=-a)
+
+
+def _snap(x: Tensor) -> Tensor:
+    whole = x.round()
+    return torch.where((x - whole).abs() < 1e-3, whole, x)

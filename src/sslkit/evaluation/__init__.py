@@ -1,0 +1,31 @@
+"""How good frozen features are: nearest neighbours, linear classifiers, few labels.
+
+Results are frozen dataclasses that print themselves; accuracies are in percent. Every classifier reports top-1 and top-5.
+"""
+
+from sslkit.evaluation._accuracy import Accuracy, top_accuracy
+from sslkit.evaluation._few_shot import FewShotResult, Spread, few_shot
+from sslkit.evaluation._search import Neighbours, nearest_neighbours
+from sslkit.evaluation.features import extract_features, multiscale_features, probe_features
+from sslkit.evaluation.knn import KNNResult, knn_classify
+from sslkit.evaluation.linear import LearningRateRow, LinearResult, linear_probe
+from sslkit.evaluation.subsets import semi_supervised_subset
+
+__all__ = [
+    "Accuracy",
+    "FewShotResult",
+    "KNNResult",
+    "LearningRateRow",
+    "LinearResult",
+    "Neighbours",
+    "Spread",
+    "extract_features",
+    "few_shot",
+    "knn_classify",
+    "linear_probe",
+    "multiscale_features",
+    "nearest_neighbours",
+    "probe_features",
+    "semi_supervised_subset",
+    "top_accuracy",
+]

@@ -1,0 +1,167 @@
+"""The examples as a user runs them: they finish, they survive being killed, they refuse what is not theirs."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_jpeg
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--data", "digits", "--size", "16", "--batch", "32", "--threads", "1", "--no-flip"]
+
+
+def command(example, *options, processes=1):
+    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*start, str(ROOT / "examples" / f"{example}.py"), *map(str, options)]
+
+
+def run(example, *options, processes=1):
+    done = subprocess.run(command(example, *options, processes=processes), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def refusal(example, *options):
+    done = subprocess.run(command(example, *options), capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def state(out):
+    """Everything a run leaves that must repeat: the log's lines, and the checkpoint's tensors and numbers."""
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    tensors, _ = torch.utils._pytree.tree_flatten(checkpoint["parts"])
+    return (out / "log.jsonl").read_text(), checkpoint["step"], tensors
+
+
+def same(a, b):
+    return a[:2] == b[:2] and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a[2], b[2], strict=True))
+
+
+def killed_and_resumed(out, options, kills, seed):
+    """Runs, is killed `kills` times at random moments of training and saving, and goes on to the end. Returns the kills that hit."""
+    hits, rng = 0, random.Random(seed)
+    while True:
+        process = subprocess.Popen(command("simclr", *options, "--out", out, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if hits < kills:
+            before = (out / "log.jsonl").stat().st_size if (out / "log.jsonl").exists() else 0
+            while process.poll() is None and (not (out / "log.jsonl").exists() or (out / "log.jsonl").stat().st_size == before):
+                time.sleep(0.002)  # until it trains
+            time.sleep(rng.random() * 0.15)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                hits += 1
+        error = process.communicate()[1].decode()
+        if process.returncode == 0:
+            return hits
+        assert process.returncode == -signal.SIGKILL, error
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    run("simclr", *SMALL, "--steps", 60, "--save-every", 1, "--out", out)
+    return out
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.full)])
+def test_a_killed_run_resumes_to_the_same_bits(unbroken, tmp_path, kills):
+    steps, reference = (60, unbroken) if kills == 3 else (600, tmp_path / "unbroken")
+    options = [*SMALL, "--steps", steps, "--save-every", 1]
+    if kills > 3:
+        run("simclr", *options, "--out", reference)
+    hits = killed_and_resumed(tmp_path / "killed", options, kills, seed=kills)
+    assert hits == kills
+    assert same(state(tmp_path / "killed"), state(reference))
+
+
+def test_a_finished_run_leaves_its_result_and_pictures(unbroken):
+    result = json.loads((unbroken / "result.json").read_text())
+    assert result["steps"] == 60
+    assert 0 < result["knn_before"] < 100
+    assert {path.name for path in unbroken.glob("*.png")} == {"neighbours.png", "loss.png"}
+    losses = [json.loads(line)["loss"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 60
+    assert losses[-1] < losses[0]
+
+
+def test_two_processes_train_on_one_batch_and_agree(tmp_path):
+    run("simclr", *SMALL, "--steps", 4, "--out", tmp_path, processes=2)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 4
+    assert all(0 < loss < 6 for loss in losses)  # log(2 * 32 - 1) = 4.14 for equal embeddings
+
+
+def test_bf16_accumulation_and_tensorboard(tmp_path):
+    run("simclr", *SMALL, "--steps", 3, "--bf16", "--accumulate", 2, "--tensorboard", "--out", tmp_path)
+    assert list(tmp_path.glob("events.*"))
+
+
+@pytest.mark.full
+def test_a_compiled_run(tmp_path):
+    run("simclr", *SMALL, "--steps", 3, "--compile", "--out", tmp_path)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    generator = torch.Generator().manual_seed(0)
+    for i in range(40):
+        (folder / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        picture = torch.rand(3, 5, 7, generator=generator).mul(255).to(torch.uint8).repeat_interleave(8, 1).repeat_interleave(8, 2)
+        write_jpeg(picture, str(folder / f"class{i % 2}" / f"{i}.jpg"))
+    (folder / "class0" / "broken.png").write_bytes(b"not a picture")
+    return folder
+
+
+def test_a_folder_with_a_broken_file(photographs, tmp_path):
+    options = ["--data", f"folder:{photographs}", "--size", 32, "--batch", 16, "--steps", 2, "--threads", 1]
+    done = run("simclr", *options, "--out", tmp_path / "a")
+    assert "skipped" in done.stderr
+    assert "broken.png" in done.stderr
+    for label in photographs.iterdir():  # without subfolders there are no labels, and no score
+        for path in label.iterdir():
+            path.rename(photographs / path.name)
+        label.rmdir()
+    assert "k-NN" not in run("simclr", *options, "--out", tmp_path / "b").stdout
+
+
+def test_supervised_learns_handwriting_from_a_share_of_the_labels(tmp_path):
+    run("supervised", *SMALL, "--steps", 120, "--labels", 0.2, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["labels"] < 300
+    assert result["accuracy"] > 50
+
+
+def test_supervised_vit_runs(tmp_path):
+    run("supervised", *SMALL, "--steps", 2, "--backbone", "vit", "--out", tmp_path)
+
+
+def test_refusals(unbroken, tmp_path):
+    options = [*SMALL, "--steps", 60]
+    assert "which holds a run; expected an empty folder, --resume or --overwrite. To mend" in refusal("simclr", *options, "--out", unbroken)
+    assert "--resume: got {'temperature': 0.5}; expected {'temperature': 0.2}" in refusal(
+        "simclr", *options, "--out", unbroken, "--resume", "--temperature", 0.5)  # fmt: skip
+    torch.save({"model": torch.ones(2)}, tmp_path / "checkpoint.pt")
+    assert "checkpoint.pt with keys ['model']; expected one with format" in refusal("simclr", *options, "--out", tmp_path, "--resume")
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    assert "expected a whole checkpoint of these examples" in refusal("simclr", *options, "--out", tmp_path, "--resume")
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"torn"  # nothing is lost by a refusal
+    assert "--data: got 'imagenet'; expected scenes" in refusal("simclr", "--data", "imagenet", "--out", tmp_path / "x")
+    assert "--batch: got 5000 with 1297 training pictures" in refusal("simclr", *options, "--out", tmp_path / "x", "--batch", 5000)
+    (tmp_path / "empty").mkdir()
+    assert "no picture in it; expected a .jpg, .jpeg, .png file" in refusal("simclr", "--data", f"folder:{tmp_path / 'empty'}", "--out", tmp_path / "x")
+
+
+def test_the_number_of_steps_follows_the_clock_given(tmp_path):
+    run("simclr", *SMALL, "--seconds", 0.1, "--steps", 100_000, "--out", tmp_path)
+    steps = json.loads((tmp_path / "result.json").read_text())["steps"]
+    assert steps == 20  # the least; a schedule is always run to its end
+
+

@@ -1,0 +1,67 @@
+"""Gathering with gradient and means over processes, with unequal rows, against one process."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sslkit.distributed import gather, global_mean, mean_rows, world_size
+from sslkit.testing import run_in_processes
+
+BLOCKS = [torch.arange(6.0).view(3, 2), torch.empty(0, 2), -torch.ones(2, 2)]
+
+
+def gather_here(blocks, *, group):
+    x = blocks[dist.get_rank(group)].clone().requires_grad_()
+    got = gather(x, group)
+    weights = torch.arange(got.rows.numel()).view_as(got.rows) * (1 + dist.get_rank(group))
+    (got.rows * weights).sum().backward()
+    return got.rows.detach(), got.start, got.counts, x.grad
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_gather_keeps_rank_order_and_sums_gradients(world):
+    blocks = BLOCKS[:world]
+    everything = torch.cat(blocks)
+    total = sum(range(1, world + 1))
+    start = 0
+    for (rows, its_start, counts, gradient), block in zip(run_in_processes(gather_here, world, blocks), blocks, strict=True):
+        assert torch.equal(rows, everything)
+        assert counts == tuple(len(b) for b in blocks)
+        assert its_start == start
+        expected = torch.arange(everything.numel()).view_as(everything)[start : start + len(block)] * total
+        assert torch.equal(gradient, expected.to(gradient.dtype))
+        start += len(block)
+
+
+def means_here(blocks, *, group):
+    x = blocks[dist.get_rank(group)]
+    return mean_rows(x, group), global_mean(x.sum(), sum(len(b) for b in blocks), group), world_size(group)
+
+
+def test_means_weigh_every_row_alike():
+    everything = torch.cat(BLOCKS)
+    for mean, loss, world in run_in_processes(means_here, 3, BLOCKS):
+        torch.testing.assert_close(mean, everything.mean(dim=0))
+        torch.testing.assert_close(loss, everything.sum() / len(everything))
+        assert world == 3
+
+
+def test_alone_nothing_is_sent():
+    x = torch.ones(3, 2, requires_grad=True)
+    got = gather(x)
+    assert got.rows is x
+    assert (got.start, got.counts, world_size(None)) == (0, (3,), 1)
+    assert global_mean(torch.tensor(0.0), 0) == 0
+    assert mean_rows(torch.empty(0, 2, dtype=torch.float16)).dtype == torch.float32
+
+
+def fail_on_one_rank(*, group):
+    if dist.get_rank(group) == 1:
+        raise ValueError("rank one had enough")
+    dist.all_reduce(torch.ones(1), group=group)
+
+
+def test_a_failing_rank_is_named_and_does_not_hang():
+    with pytest.raises(RuntimeError, match="(?s)fail_on_one_rank failed in rank 1 of 2: .*rank one had enough"):
+        run_in_processes(fail_on_one_rank, 2)
+    assert len(run_in_processes(means_here, 3, BLOCKS)) == 3  # new processes take their place

@@ -1,0 +1,53 @@
+"""Schedules against the official arrays, step by step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sslkit.schedules import cosine, linear
+
+
+def test_cosine_equals_dinos(golden):
+    g = golden("cosine_schedules")
+    cases = [name.split("/")[1] for name in g if name.startswith("dino/") and name.endswith("args")]
+    assert cases
+    for case in cases:
+        base, final, epochs, per_epoch, warmup_epochs, start = g[f"dino/{case}/args"]
+        schedule = g[f"dino/{case}/schedule"]
+        settings = {"base": base, "final": final, "steps": round(epochs * per_epoch), "warmup": round(warmup_epochs * per_epoch), "start": start}
+        assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
+
+
+def test_cosine_equals_dinov2s_with_frozen_steps_and_past_the_end(golden):
+    g = golden("cosine_schedules")
+    cases = [name.split("/")[1] for name in g if name.startswith("dinov2/") and name.endswith("args")]
+    assert cases
+    for case in cases:
+        base, final, steps, warmup, start, freeze = g[f"dinov2/{case}/args"]
+        schedule = g[f"dinov2/{case}/schedule"]
+        settings = {"base": base, "final": final, "steps": round(steps), "warmup": round(warmup), "start": start, "freeze": round(freeze)}
+        assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
+
+
+def test_linear_equals_dinos_teacher_temperature(golden):
+    g = golden("cosine_schedules")
+    cases = [name.split("/")[1] for name in g if name.startswith("teacher_temp/") and name.endswith("args")]
+    assert cases
+    for case in cases:
+        start, final, warmup, _ = g[f"teacher_temp/{case}/args"]
+        schedule = g[f"teacher_temp/{case}/schedule"]
+        assert [linear(i, start=start, final=final, steps=round(warmup)) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
+
+
+@given(step=st.integers(0, 50), steps=st.integers(1, 40), warmup=st.integers(0, 40))
+def test_stays_between_its_ends(step, steps, warmup):
+    value = cosine(step, base=2.0, final=1.0, steps=steps, warmup=min(warmup, steps), start=1.5)
+    assert 1 <= value <= 2
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 5, "warmup": 6}, {"steps": 5, "warmup": -1}])
+def test_errors(wrong):
+    with pytest.raises(ValueError, match="cosine: got step=0.*expected none negative, and warmup \\+ freeze <= steps. To mend"):
+        cosine(0, base=1.0, final=0.0, **wrong)
+    with pytest.raises(ValueError, match="linear: got step=-1"):
+        linear(-1, start=0.0, final=1.0, steps=3)
