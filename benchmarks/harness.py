@@ -91,9 +91,7 @@ class Report:
             lines.append(f"| {row.job} | {row.cpu_ms.median:.3g} | {row.wall_ms.median:.3g} | {1 / r.median:.2f} "
                          f"({1 / r.high:.2f}..{1 / r.low:.2f}) | {peak} |")  # fmt: skip
         where = [self.machine.get("cpu"), f"{self.machine.get('threads')} thread(s)", f"torch {self.versions.get('torch')}"]
-        return "\n".join(
-            [*lines, "", ", ".join(map(str, [*where, f"{self.rounds} rounds"])), *(f"- {note}" for note in self.notes)]
-        )
+        return "\n".join([*lines, "", ", ".join(map(str, [*where, f"{self.rounds} rounds"])), *(f"- {note}" for note in self.notes)])
 
 
 def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: str | None = None, title: str | None = None,
@@ -190,9 +188,7 @@ def transient_peak(setup: Callable[[], Call], *, timeout: float = 600) -> float:
             process.terminate()
             process.join()
     if isinstance(outcome, str):
-        raise wrong(
-            "transient_peak", given=outcome, expected="a measured call", mend="run setup()() by itself", kind=RuntimeError
-        )
+        raise wrong("transient_peak", given=outcome, expected="a measured call", mend="run setup()() by itself", kind=RuntimeError)
     return float(outcome)
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
 from sslkit.evaluation import extract_features, knn_classify
+from sslkit.schedules import cosine
 
 FORMAT = "sslkit example, version 1"
 
@@ -33,7 +34,7 @@ def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n], or None. `probe` is labelled data to classify `test` by."""
+    """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n] or None. `test` is classified by `probe`."""
 
     train: Tensor
     probe: Tensor
@@ -44,7 +45,7 @@ class Data:
 
 
 def load_data(name: str, size: int) -> Data:
-    """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. Folder: subfolders are classes, every fifth picture is for testing."""
+    """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. In a folder, subfolders are classes; a fifth is for testing."""
     kind, _, rest = name.partition(":")
     if kind == "scenes":
         parts = [Scenes(split=split, size=size, preset=rest or "default") for split in ("train", "probe", "test")]
@@ -69,7 +70,12 @@ def load_data(name: str, size: int) -> Data:
         train, test = (train.images, train.labels), (test.images, test.labels)
         probe = train
     else:
-        raise wrong("--data", given=repr(name), expected="scenes, scenes:easy, digits, folder:PATH or torchvision:NAME:ROOT", mend="pass one of these")
+        raise wrong(
+            "--data",
+            given=repr(name),
+            expected="scenes, scenes:easy, digits, folder:PATH or torchvision:NAME:ROOT",
+            mend="pass one of these",
+        )
     return Data(train[0], probe[0], test[0], train[1], probe[1], test[1])
 
 
@@ -89,6 +95,13 @@ def batch_of(step: int, n: int, batch: int, seed: int) -> tuple[int, Tensor]:
         raise wrong("--batch", given=f"{batch} with {n} training pictures", expected=f"at most {n}", mend=f"pass --batch {n} or less")
     epoch, position = divmod(step, n // batch)
     return epoch, _order(n, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, base: float) -> None:
+    """The learning rate of a step: up to `base` in the first 8 %, then half a cosine to 0."""
+    rate = cosine(step, base=base, final=0.0, steps=steps, warmup=max(1, round(0.08 * steps)), start=base / 10)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 # Processes
@@ -147,7 +160,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, rank: int = 0) -> None:
         self.options, self.rank, self.file = options, rank, options.out / "checkpoint.pt"
         self.settings = {key: value for key, value in sorted(vars(options).items()) if key not in _FREE}
-        self.steps, self.started = options.steps, time.perf_counter()
+        self.steps, self.started = options.steps, (time.perf_counter(), time.process_time())
         self.board = None
         if options.steps < 1 or options.batch < 1 or options.accumulate < 1:
             raise wrong("options", given=f"--steps {options.steps} --batch {options.batch} --accumulate {options.accumulate}",
@@ -173,7 +186,9 @@ class Run:
         differing = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
         if differing:
             was, now = ({k: settings.get(k) for k in differing} for settings in (state["settings"], self.settings))
-            raise wrong("--resume", given=f"{now}", expected=f"{was}, with which {self.file} was begun", mend="pass these options, or another --out")
+            raise wrong(
+                "--resume", given=f"{now}", expected=f"{was}, with which {self.file} was begun", mend="pass these options, or another --out"
+            )
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
         self.steps = state["steps"]
@@ -196,8 +211,9 @@ class Run:
             for name, number in numbers.items() if self.board else ():
                 self.board.add_scalar(name, number, step)
 
-    def progress(self, first: int) -> Iterator[int]:
-        """Steps with a bar (rate, remaining time); with --seconds, the number of steps is set from the first ten."""
+    def progress(self, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> Iterator[int]:
+        """The steps still to do, with a bar (rate, remaining time) and checkpoints; with --seconds, the first ten set their number."""
+        first = self.restore(parts)
         bar = tqdm(total=self.steps, initial=first, disable=self.rank != 0, unit="step", dynamic_ncols=True)
         self.bar, step, began = bar, first, time.perf_counter()
         while step < self.steps:
@@ -205,9 +221,17 @@ class Run:
             step += 1
             bar.update()
             if self.options.seconds and step == 10 and first == 0:
-                left = self.options.seconds - (time.perf_counter() - self.started)
+                left = self.options.seconds - (time.perf_counter() - self.started[0])
                 self.steps = bar.total = agree(max(20, 10 + int(left / (time.perf_counter() - began) * 10)))
+            if step % self.options.save_every == 0 or step == self.steps:
+                self.save(step, parts)
         bar.close()
+
+    def finish(self, **numbers: float) -> None:
+        """result.json: the scores, and what they cost."""
+        wall, cpu = time.perf_counter() - self.started[0], time.process_time() - self.started[1]
+        result = {"steps": self.steps, "seed": self.options.seed, **numbers, "wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
+        (self.options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def agree(number: int) -> int:

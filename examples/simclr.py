@@ -10,25 +10,23 @@ Expect: EXPECT
 
 import argparse
 import json
-import time
 
 import torch
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, share_of
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, set_rate, share_of
 from sslkit.augmentations import simclr
 from sslkit.backbones import convnet_small
 from sslkit.evaluation import linear_probe, nearest_neighbours
 from sslkit.losses import nt_xent
 from sslkit.modules import MLPProjector
 from sslkit.plots import curves, neighbour_picture
-from sslkit.schedules import cosine
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=400, out="runs/simclr")
+    run_options(parser, steps=500, out="runs/simclr")
     parser.add_argument("--temperature", type=float, default=0.2)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
@@ -43,65 +41,63 @@ def parse(arguments=None):
     return options
 
 
-def train(options, data, encoder, group, rank, device):
-    """The algorithm: returns the run; `encoder` is trained in place."""
+def train(options, run, data, encoder, group, device):
+    """The algorithm; `encoder` is trained in place."""
     views = simclr(options.size, scale=(options.crop, 1.0), jitter=(0.4, 0.4, 0.4, options.hue), blur=0,
                    flip=0.0 if options.no_flip else 0.5, crop_only=options.crop_only)  # fmt: skip
     model = nn.Sequential(encoder, MLPProjector(encoder.dim, 256, 64)).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    run, parts = Run(options, rank), {"model": model, "optimizer": optimizer}
-    first = run.restore(parts)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay)
     network = model if group is None else DistributedDataParallel(model, process_group=group)
     network = torch.compile(network) if options.compile else network
-    for step in run.progress(first):
+    for step in run.progress({"model": model, "optimizer": optimizer}):
         epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
-        for part in optimizer.param_groups:
-            part["lr"] = cosine(step, base=options.lr, final=0.0, steps=run.steps, warmup=max(1, round(0.08 * run.steps)), start=options.lr / 10)
+        set_rate(optimizer, step, run.steps, options.lr)
         for indices in share_of(batch, group).tensor_split(options.accumulate):  # negatives come from one part, not from all
             images = floats(data.train[indices]).to(device)
             x1, x2 = views(images, indices=indices.to(device), seed=options.seed, epoch=epoch)
             with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
                 z1, z2 = network(torch.cat([x1, x2]).contiguous(memory_format=torch.channels_last)).chunk(2)
-            loss = nt_xent(z1, z2, temperature=options.temperature, group=group) / options.accumulate
-            loss.backward()
+            loss = nt_xent(z1, z2, temperature=options.temperature, group=group)
+            (loss / options.accumulate).backward()
         optimizer.step()
         optimizer.zero_grad()
-        done = step + 1
-        run.write(done, loss=loss.item() * options.accumulate)
-        if rank == 0 and done % max(1, run.steps // 10) == 0:
-            run.bar.set_postfix(loss=f"{loss.item() * options.accumulate:.3f}", knn=f"{knn_score(encoder, data, 500, device):.1f} %")
-        if done % options.save_every == 0 or done == run.steps:
-            run.save(done, parts)
-    return run
+        run.write(step + 1, loss=loss.item())
+        if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
+            run.bar.set_postfix(loss=f"{loss.item():.3f}", knn=f"{knn_score(encoder, data, 500, device):.1f} %")
 
 
 def main(arguments=None):
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    start = time.perf_counter(), time.process_time()
     with processes() as (group, rank, device):
+        run = Run(options, rank)
         data = load_data(options.data, options.size)
         torch.manual_seed(options.seed)
         encoder = convnet_small(channels=data.train.shape[1]).to(device)
         before, knn_before = embed(encoder, data.test, device), knn_score(encoder, data, device=device)
-        run = train(options, data, encoder, group, rank, device)
+        train(options, run, data, encoder, group, device)
         if rank == 0:
-            report(options, data, encoder, device, before, knn_before, run, start)
+            report(options, run, data, encoder, device, before, knn_before)
 
 
-def report(options, data, encoder, device, before, knn_before, run, start):
+def report(options, run, data, encoder, device, before, knn_before):
     """Scores against two controls (the raw pixels, the random network) and two pictures."""
     after = embed(encoder, data.test, device)
-    result = {"steps": run.steps, "seed": options.seed}
+    result = {}
     if data.test_labels is not None:
         probe = linear_probe(embed(encoder, data.probe, device), data.probe_labels, after, data.test_labels)
         pixels = knn_score(nn.Flatten(), data)
-        result |= {"knn_pixels": pixels, "knn_before": knn_before, "knn_after": knn_score(encoder, data, device=device), "linear_after": probe.top1}
-        print(f"k-NN (k 10, T 0.1): raw pixels {pixels:.1f} %, random network {knn_before:.1f} %, after {run.steps} steps {result['knn_after']:.1f} %; "
-              f"linear {result['linear_after']:.1f} %; chance {100 / (int(data.test_labels.max()) + 1):.1f} %")  # fmt: skip
-    result |= {"wall_seconds": time.perf_counter() - start[0], "cpu_seconds": time.process_time() - start[1]}
-    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        result |= {
+            "knn_pixels": pixels,
+            "knn_before": knn_before,
+            "knn_after": knn_score(encoder, data, device=device),
+            "linear_after": probe.top1,
+        }
+        chance = 100 / (int(data.test_labels.max()) + 1)
+        print(f"k-NN (k 10, T 0.1): raw pixels {pixels:.1f} %, random network {knn_before:.1f} %, after {run.steps} steps "
+              f"{result['knn_after']:.1f} %; linear {probe.top1:.1f} %; chance {chance:.1f} %")  # fmt: skip
+    run.finish(**result)
     queries = torch.tensor(pick(data))
     ids = [nearest_neighbours(x[queries], x, 6).ids for x in (before, after)]
     ids = [torch.stack([row[row != query][:5] for row, query in zip(found, queries, strict=True)]) for found in ids]  # without itself

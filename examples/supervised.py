@@ -8,19 +8,16 @@ Expect: EXPECT
 """
 
 import argparse
-import json
-import time
 
 import torch
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, share_of, wrong
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import VisionTransformer
 
+from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, set_rate, share_of, wrong
 from sslkit.augmentations import supervised
 from sslkit.backbones import convnet_small
-from sslkit.evaluation import semi_supervised_subset
-from sslkit.schedules import cosine
+from sslkit.evaluation import semi_supervised_subset, top_accuracy
 
 
 def parse(arguments=None):
@@ -42,7 +39,9 @@ def build(options, channels):
     if options.backbone == "convnet":
         return convnet_small(channels=channels)
     if options.size % options.patch:
-        raise wrong("--patch", given=f"{options.patch} with --size {options.size}", expected="a divisor of the size", mend="pass --patch 4 or 8")
+        raise wrong(
+            "--patch", given=f"{options.patch} with --size {options.size}", expected="a divisor of the size", mend="pass --patch 4 or 8"
+        )
     network = VisionTransformer(options.size, options.patch, num_layers=4, num_heads=3, hidden_dim=96, mlp_dim=288)
     network.heads, network.dim = nn.Identity(), 96
     return network
@@ -52,11 +51,13 @@ def main(arguments=None):
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    start = time.perf_counter(), time.process_time()
     with processes() as (group, rank, device):
+        run = Run(options, rank)
         data = load_data(options.data, options.size)
-        if data.train_labels is None or data.test_labels is None:
-            raise wrong("--data", given=options.data, expected="labelled pictures", mend="put the pictures of each class in a folder of its own")
+        if data.train_labels is None:
+            raise wrong(
+                "--data", given=f"{options.data} without labels", expected="labelled pictures", mend="give each class its own folder"
+            )
         used = torch.arange(len(data.train))
         if options.labels < 1:
             used = semi_supervised_subset(data.train_labels, options.labels, torch.Generator().manual_seed(options.seed))
@@ -64,40 +65,28 @@ def main(arguments=None):
         backbone = build(options, data.train.shape[1])
         classes = int(data.train_labels.max()) + 1
         model = nn.Sequential(backbone, nn.Linear(backbone.dim, classes)).to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay)
         view = supervised(options.size, scale=(options.crop, 1.0), flip=0.0 if options.no_flip else 0.5)
-        run, parts = Run(options, rank), {"model": model, "optimizer": optimizer}
-        first = run.restore(parts)
         network = model if group is None else DistributedDataParallel(model, process_group=group)
         network = torch.compile(network) if options.compile else network
-        for step in run.progress(first):
+        for step in run.progress({"model": model, "optimizer": optimizer}):
             epoch, batch = batch_of(step, len(used), min(options.batch, len(used)), options.seed)
-            for part in optimizer.param_groups:
-                part["lr"] = cosine(step, base=options.lr, final=0.0, steps=run.steps, warmup=max(1, round(0.08 * run.steps)), start=options.lr / 10)
+            set_rate(optimizer, step, run.steps, options.lr)
             for indices in share_of(used[batch], group).tensor_split(options.accumulate):
                 images = view(floats(data.train[indices]).to(device), indices=indices.to(device), seed=options.seed, epoch=epoch)
                 with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
                     logits = network(images.contiguous(memory_format=torch.channels_last)).float()
-                loss = nn.functional.cross_entropy(logits, data.train_labels[indices].to(device), label_smoothing=options.smoothing)
+                labels = data.train_labels[indices].to(device)
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=options.smoothing)
                 (loss / options.accumulate).backward()
             optimizer.step()
             optimizer.zero_grad()
             run.write(step + 1, loss=loss.item())
-            if (step + 1) % options.save_every == 0 or step + 1 == run.steps:
-                run.save(step + 1, parts)
         if rank == 0:
-            logits = embed(model, data.test, device)
-            result = {
-                "steps": run.steps,
-                "seed": options.seed,
-                "labels": len(used),
-                "accuracy": 100 * (logits.argmax(dim=1) == data.test_labels).float().mean().item(),
-                "knn": knn_score(backbone, data, device=device),
-                "wall_seconds": time.perf_counter() - start[0],
-                "cpu_seconds": time.process_time() - start[1],
-            }
-            (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-            print(f"{len(used)} labels: accuracy {result['accuracy']:.1f} %, k-NN on its features {result['knn']:.1f} %; chance {100 / classes:.1f} %")
+            accuracy = top_accuracy(embed(model, data.test, device), data.test_labels).top1
+            knn = knn_score(backbone, data, device=device)
+            run.finish(labels=len(used), accuracy=accuracy, knn=knn)
+            print(f"{len(used)} labels: accuracy {accuracy:.1f} %, k-NN on the features {knn:.1f} %; chance {100 / classes:.1f} %")
 
 
 if __name__ == "__main__":

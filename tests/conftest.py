@@ -20,7 +20,9 @@ settings.load_profile("sslkit")
 
 def pytest_addoption(parser):
     parser.addoption("--golden", default=str(HERE / "golden"), help="folder of .npz files with the official code's numbers")
-    parser.addoption("--marks", help="write (component, proof) -> tests of all collected tests to this file, as JSON; see tests/registry.py")
+    parser.addoption(
+        "--marks", help="write (component, proof) -> tests of all collected tests to this file, as JSON; see tests/registry.py"
+    )
 
 
 def pytest_configure(config):
@@ -31,7 +33,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--marks"):
-        marks = [(*pair, item.nodeid) for item in items for mark in item.iter_markers("proves") for pair in product(mark.args[:1], mark.args[1:])]
+        marks = [
+            (*pair, item.nodeid) for item in items for mark in item.iter_markers("proves") for pair in product(mark.args[:1], mark.args[1:])
+        ]
         Path(config.getoption("--marks")).write_text(json.dumps(marks))
     for item in items:
         if "golden" in getattr(item, "fixturenames", ()):

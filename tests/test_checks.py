@@ -11,7 +11,9 @@ from sslkit._checks import bind_axes, need_between, need_positive
 @given(shape=st.lists(st.integers(0, 5), min_size=3, max_size=3))
 def test_bind_axes_returns_the_sizes(shape):
     a, b, c = shape
-    sizes = bind_axes("f", x=(torch.empty(a, b, c), "batch tokens dim"), m=(torch.empty(a, b), "batch tokens"), y=(torch.empty(7, 9, c), "... dim"))
+    sizes = bind_axes(
+        "f", x=(torch.empty(a, b, c), "batch tokens dim"), m=(torch.empty(a, b), "batch tokens"), y=(torch.empty(7, 9, c), "... dim")
+    )
     assert sizes == {"batch": a, "tokens": b, "dim": c}
 
 
@@ -20,9 +22,10 @@ def test_bind_axes_returns_the_sizes(shape):
     [
         ({"mask": (torch.empty(4, 49), "batch tokens"), "x": (torch.empty(4, 196, 3), "batch tokens dim")},
          r"f: got x \[4, 196, 3\] with tokens=196; expected tokens=49 as in mask. To mend: pass mask and x with equal tokens."),
-        ({"x": (torch.empty(4, 1), "batch 3")}, r"f: got x \[4, 1\] with an axis=1; expected an axis=3. To mend: bring that axis of x to 3."),
+        ({"x": (torch.empty(4, 1), "batch 3")}, r"f: got x \[4, 1\] with an axis=1; expected an axis=3. To mend: make that axis 3."),
         ({"x": (torch.empty(4), "... tokens dim")}, r"f: got x \[4\], 1 axes; expected the axes \[..., tokens, dim\]"),
-        ({"x": (torch.empty(4), "batch"), "y": (torch.empty(4, device="meta"), "batch")}, r"f: got y on meta; expected cpu, where x is. To mend: move it"),
+        ({"x": (torch.empty(4), "batch"), "y": (torch.empty(4, device="meta"), "batch")},
+         r"f: got y on meta; expected cpu, where x is. To mend: move it"),
     ],
 )  # fmt: skip
 def test_messages(tensors, message):

@@ -32,7 +32,9 @@ def test_equals_a_loop_over_clips(t, h, w, tubelet, stride, order):
     assert grid_of(clips.shape[2:], 2, tubelet=tubelet, frame_stride=stride) == (t, h, w)
     frames = [clips[:, :, i] for i in range(0, clips.shape[2], stride)]
     for n, (time, row, col) in enumerate((a, b, c) for a in range(t) for b in range(h) for c in range(w)):
-        cut = torch.stack([f[:, :, row * 2 : row * 2 + 2, col * 2 : col * 2 + 2] for f in frames[time * tubelet : (time + 1) * tubelet]], dim=2)
+        cut = torch.stack(
+            [f[:, :, row * 2 : row * 2 + 2, col * 2 : col * 2 + 2] for f in frames[time * tubelet : (time + 1) * tubelet]], dim=2
+        )
         expected = cut.permute(0, 2, 3, 4, 1) if order == "pqc" else cut
         assert torch.equal(tokens[:, n], expected.flatten(1))
 
@@ -55,12 +57,18 @@ def test_cpq_tokens_times_a_convolutions_weight_are_the_convolution(generator):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: patchify(torch.zeros(1, 3, 30, 32), 16), r"grid_of: got height=30; expected a positive multiple of 16. To mend: resize or crop to 16"),
+        (
+            lambda: patchify(torch.zeros(1, 3, 30, 32), 16),
+            r"grid_of: got height=30; expected a positive multiple of 16. To mend: resize or crop to 16",
+        ),
         (lambda: patchify(torch.zeros(3, 32, 32), 16), r"patchify: got images \[3, 32, 32\]; expected"),
         (lambda: patchify(torch.zeros(1, 3, 32, 32), 16, order="qpc"), r"order='qpc'; expected 'pqc' or 'cpq'"),
         (lambda: patchify(torch.zeros(1, 3, 32, 32), 16, tubelet=2), r"tubelet=2, frame_stride=1; expected a clip"),
         (lambda: patchify(torch.zeros(1, 3, 32, 32), 0), r"patch=0"),
-        (lambda: unpatchify(torch.zeros(1, 5, 12), (2, 2), 2), r"unpatchify: got tokens \[1, 5, 12\]; expected \[batch, 4, channels \* 4\]"),
+        (
+            lambda: unpatchify(torch.zeros(1, 5, 12), (2, 2), 2),
+            r"unpatchify: got tokens \[1, 5, 12\]; expected \[batch, 4, channels \* 4\]",
+        ),
         (lambda: grid_of((4, 4, 4, 4), 2), r"expected \(height, width\) or"),
     ],
 )

@@ -14,7 +14,13 @@ def test_cosine_equals_dinos(golden):
     for case in cases:
         base, final, epochs, per_epoch, warmup_epochs, start = g[f"dino/{case}/args"]
         schedule = g[f"dino/{case}/schedule"]
-        settings = {"base": base, "final": final, "steps": round(epochs * per_epoch), "warmup": round(warmup_epochs * per_epoch), "start": start}
+        settings = {
+            "base": base,
+            "final": final,
+            "steps": round(epochs * per_epoch),
+            "warmup": round(warmup_epochs * per_epoch),
+            "start": start,
+        }
         assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
 
 
@@ -36,7 +42,9 @@ def test_linear_equals_dinos_teacher_temperature(golden):
     for case in cases:
         start, final, warmup, _ = g[f"teacher_temp/{case}/args"]
         schedule = g[f"teacher_temp/{case}/schedule"]
-        assert [linear(i, start=start, final=final, steps=round(warmup)) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
+        assert [linear(i, start=start, final=final, steps=round(warmup)) for i in range(len(schedule))] == pytest.approx(
+            schedule.tolist(), abs=1e-12
+        )
 
 
 @given(step=st.integers(0, 50), steps=st.integers(1, 40), warmup=st.integers(0, 40))

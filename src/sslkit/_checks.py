@@ -46,7 +46,7 @@ def bind_axes(where: str, **tensors: tuple[Tensor, str]) -> dict[str, int]:
             if size != want:
                 label = "an axis" if axis.isdigit() else axis
                 raise wrong(where, given=f"{name} {list(tensor.shape)} with {label}={size}", expected=f"{label}={want}{source}",
-                            mend=f"pass {' and '.join(tensors)} with equal {axis}" if source else f"bring that axis of {name} to {want}")  # fmt: skip
+                            mend=f"pass {' and '.join(tensors)} with equal {axis}" if source else f"make that axis {want}")  # fmt: skip
         if first is None:
             first = (name, tensor)
         elif tensor.device != first[1].device:
@@ -63,7 +63,7 @@ def need_floating(where: str, **tensors: Tensor) -> None:
                         mend=f"pass {name}.float(), scaled as your model needs it", kind=TypeError)  # fmt: skip
 
 
-def need_positive(where: str, **numbers: float) -> None:
+def need_positive(where: str, **numbers: float | Tensor) -> None:
     """Raises a ValueError for the first number that is not finite and above 0. Tensors are not read."""
     for name, number in numbers.items():
         if isinstance(number, Tensor):

@@ -24,7 +24,7 @@ _EPOCHS = 1000  # epochs are parts from here on: a data set that makes its pictu
 
 
 def mix(x: Number) -> Number:
-    """The 32-bit finaliser above: a bijection of 0..2**32-1 in which every input bit moves every output bit. int64 tensor or int, in and out."""
+    """The finaliser above: a bijection of 0..2**32-1 in which every input bit moves every output bit. int64 tensor or int, in and out."""
     x = x & _MASK
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK  # 32 x 32 bits overflow int64, which wraps; the low 32 bits are right all the same
@@ -41,7 +41,9 @@ def stream(seed: int, part: int = 0) -> int:
 def keys(indices: Tensor, stream: int) -> Tensor:
     """One key a sample: [batch] int64 indices -> [batch] int64 in 0..2**32-1."""
     if indices.is_floating_point() or indices.dtype == torch.bool:
-        raise wrong("counter.keys", given=f"indices of dtype {indices.dtype}", expected="integers", mend="pass indices.long()", kind=TypeError)
+        raise wrong(
+            "counter.keys", given=f"indices of dtype {indices.dtype}", expected="integers", mend="pass indices.long()", kind=TypeError
+        )
     return mix(mix(indices.long() + _GOLDEN) ^ mix(stream * 0x85EBCA6B + 1))
 
 
@@ -64,7 +66,7 @@ def integer(key: Tensor, slot: int | Tensor, n: int) -> Tensor:
 
 def uniforms(batch: int, slots: int, *, generator: torch.Generator | None = None, indices: Tensor | None = None, seed: int | None = None,
              epoch: int = 0, offset: int = 0, device: torch.device | str | None = None) -> Tensor:  # fmt: skip
-    """U[0, 1), float32 [batch, slots]: drawn from `generator`, or, given `indices` and `seed`, a function of (seed, epoch, index, offset + slot).
+    """U[0, 1), float32 [batch, slots]: from `generator`, or, given `indices` and `seed`, a function of (seed, epoch, index, offset + slot).
 
     Args:
         batch: rows.
@@ -89,7 +91,12 @@ def uniforms(batch: int, slots: int, *, generator: torch.Generator | None = None
         raise wrong("uniforms", given="indices with a generator" if generator is not None else "indices without a seed",
                     expected="generator=, or indices= with seed=", mend="pass one of the two sources")  # fmt: skip
     if indices.shape != (batch,):
-        raise wrong("uniforms", given=f"indices {list(indices.shape)}", expected=f"[{batch}], one a sample", mend="pass one index per row of the batch")
+        raise wrong(
+            "uniforms",
+            given=f"indices {list(indices.shape)}",
+            expected=f"[{batch}], one a sample",
+            mend="pass one index per row of the batch",
+        )
     key = keys(indices if device is None else indices.to(device), stream(seed, _EPOCHS + epoch))
     slot = torch.arange(offset, offset + slots, device=key.device)
     return uniform(key[:, None], slot)

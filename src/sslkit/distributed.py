@@ -10,7 +10,7 @@ Raw gradients of a rank's inputs are W times those of one process.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -64,7 +64,7 @@ def global_mean(loss_sum: Tensor, total: int, group: Group | None = None) -> Ten
 
 
 def mean_rows(x: Tensor, group: Group | None = None) -> Tensor:
-    """Mean over the rows of all ranks, no gradient: [rows, dim] -> [dim], float32 or wider. Each row weighs the same, whatever rank holds it."""
+    """Mean over the rows of all ranks, no gradient: [rows, dim] -> [dim], float32 or wider. A row weighs the same on every rank."""
     wide = torch.promote_types(x.dtype, torch.float32)
     total = x.detach().to(wide).sum(dim=0)
     count = x.shape[0]
@@ -106,10 +106,11 @@ def _host_group(group: Group) -> Group:
     """The group itself if it can send CPU tensors, else a gloo group of the same ranks, made once."""
     if not isinstance(group, dist.ProcessGroup):
         raise wrong("group", given=f"{type(group).__name__}", expected="a torch.distributed process group that this process belongs to",
-                    mend="pass torch.distributed.group.WORLD after init_process_group, or None for this process alone", kind=TypeError)  # fmt: skip
+                    mend="pass torch.distributed.group.WORLD after init_process_group, or None", kind=TypeError)  # fmt: skip
     if torch.device("cpu") in group._device_types:
         return group
     if group not in _host_groups:
         ranks = dist.get_process_group_ranks(group)
-        _host_groups[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        made = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        _host_groups[group] = cast(Group, made)
     return _host_groups[group]

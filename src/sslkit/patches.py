@@ -23,7 +23,9 @@ def grid_of(size: tuple[int, ...], patch: int, *, tubelet: int = 1, frame_stride
         ValueError: a size is no multiple of the patch or tubelet, so that pixels would be dropped; a number is not positive.
     """
     if len(size) not in (2, 3):
-        raise wrong("grid_of", given=f"size {tuple(size)}", expected="(height, width) or (time, height, width)", mend="pass images.shape[2:]")
+        raise wrong(
+            "grid_of", given=f"size {tuple(size)}", expected="(height, width) or (time, height, width)", mend="pass images.shape[2:]"
+        )
     if min(patch, tubelet, frame_stride) < 1:
         raise wrong("grid_of", given=f"patch={patch}, tubelet={tubelet}, frame_stride={frame_stride}", expected="whole numbers from 1 on",
                     mend="pass the patch's side in pixels and the tubelet's length in frames")  # fmt: skip
@@ -49,7 +51,7 @@ def patchify(images: Tensor, patch: int, *, tubelet: int = 1, frame_stride: int 
         patch: side of a token in pixels.
         tubelet: frames per token.
         frame_stride: for clips, only frames 0, s, 2s, ... are used.
-        order: of the values in a token: "pqc" (frame, row, column, channel; MAE) or "cpq" (channel, frame, row, column; a convolution's weight).
+        order: of a token's values: "pqc" (frame, row, column, channel; MAE) or "cpq" (channel, frame, row, column; a convolution's weight).
 
     Returns:
         [batch, tokens, values], values = tubelet * patch**2 * channels; dtype kept.
@@ -60,7 +62,8 @@ def patchify(images: Tensor, patch: int, *, tubelet: int = 1, frame_stride: int 
     Source: He et al. 2022 (MAE), sec. 3; Arnab et al. 2021 (ViViT), sec. 3.2, for tubelets.
     """
     if images.ndim not in (4, 5):
-        raise wrong("patchify", given=f"images {list(images.shape)}", expected="[batch, channels, height, width] or [batch, channels, time, height, width]",
+        raise wrong("patchify", given=f"images {list(images.shape)}",
+                    expected="[batch, channels, height, width] or [batch, channels, time, height, width]",
                     mend="add the missing axis with unsqueeze")  # fmt: skip
     _check_order("patchify", order)
     grid_of(tuple(images.shape[2:]), patch, tubelet=tubelet, frame_stride=frame_stride)
@@ -93,4 +96,9 @@ def unpatchify(tokens: Tensor, grid: tuple[int, ...], patch: int, *, tubelet: in
 
 def _check_order(where: str, order: str) -> None:
     if order not in _IMAGE:
-        raise wrong(where, given=f"order={order!r}", expected=' or '.join(map(repr, _IMAGE)), mend="use pqc for MAE's pixels, cpq for a convolution's weight")
+        raise wrong(
+            where,
+            given=f"order={order!r}",
+            expected=" or ".join(map(repr, _IMAGE)),
+            mend="use pqc for MAE's pixels, cpq for a convolution's weight",
+        )

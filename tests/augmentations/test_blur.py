@@ -36,9 +36,7 @@ def test_equals_kornia():
     blur = GaussianBlur(kernel=7, p=1.0)
     parameters = blur.sample(4, (40, 50), generator=seeded())
     sigma = parameters["sigma"][:, None].expand(4, 2)
-    torch.testing.assert_close(
-        blur.apply(images, parameters), kornia.filters.gaussian_blur2d(images, (7, 7), sigma), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(blur.apply(images, parameters), kornia.filters.gaussian_blur2d(images, (7, 7), sigma), rtol=0, atol=1e-5)
 
 
 def test_draws_sigma_and_the_flag_from_the_stated_ranges():
@@ -76,7 +74,5 @@ def test_errors():
     for options in ({"sigma": (0, 1)}, {"sigma": (2, 1)}, {"kernel": 4}, {"kernel": -3}, {"p": 2}):
         with pytest.raises(ValueError, match=r"GaussianBlur: got .*; expected .* To mend: "):
             GaussianBlur(**options)
-    with pytest.raises(
-        ValueError, match=r"got images of 224 x 8; expected more than 11 pixels a side, the kernel's radius. To mend: "
-    ):
+    with pytest.raises(ValueError, match=r"got images of 224 x 8; expected more than 11 pixels a side, the kernel's radius. To mend: "):
         GaussianBlur()(torch.rand(1, 3, 224, 8))

@@ -160,9 +160,7 @@ def test_jitter_errors():
 def test_grey_and_solarize_errors():
     with pytest.raises(ValueError, match=r"Grayscale: got images with 4 channels; expected 3 .* To mend: "):
         Grayscale()(torch.rand(1, 4, 2, 2))
-    with pytest.raises(
-        ValueError, match=r"Solarize: got threshold=128; expected .* To mend: divide a threshold of 0..255 by 255"
-    ):
+    with pytest.raises(ValueError, match=r"Solarize: got threshold=128; expected .* To mend: divide a threshold of 0..255 by 255"):
         Solarize(threshold=128)
     for kind in (Grayscale, Solarize):
         with pytest.raises(ValueError, match=rf"{kind.__name__}: got p=-1; expected .* To mend: "):

@@ -54,9 +54,7 @@ def views(result):
 
 def every_part_proves(*proofs):
     """Parametrizes over the parts; the case of each carries the mark of its own component."""
-    return pytest.mark.parametrize(
-        "name", [pytest.param(n, marks=pytest.mark.proves(f"augmentations.{n}", *proofs)) for n in PARTS]
-    )
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.proves(f"augmentations.{n}", *proofs)) for n in PARTS])
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -40,9 +40,7 @@ def test_flip_rate():
 @proves("augmentations.Normalize", "loop")
 def test_normalize_equals_torchvision():
     images = torch.rand(4, 3, 6, 5, generator=seeded())
-    torch.testing.assert_close(
-        Normalize()(images), F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD)), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(Normalize()(images), F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD)), rtol=0, atol=1e-6)
 
 
 @proves("augmentations.Normalize", "property")
@@ -58,9 +56,7 @@ def test_normalize_can_be_undone(mean, std, channels):
 def test_flip_errors():
     with pytest.raises(ValueError, match=r"HorizontalFlip: got p=1.1; expected a probability p in \[0, 1\]. To mend: "):
         HorizontalFlip(1.1)
-    with pytest.raises(
-        ValueError, match=r"HorizontalFlip: got images \[3, 4, 4\], 3 axes; expected .* To mend: add a batch axis"
-    ):
+    with pytest.raises(ValueError, match=r"HorizontalFlip: got images \[3, 4, 4\], 3 axes; expected .* To mend: add a batch axis"):
         HorizontalFlip()(torch.rand(3, 4, 4))
     with pytest.raises(TypeError, match=r"got images of dtype torch.int64; expected uint8"):
         HorizontalFlip()(torch.zeros(1, 3, 4, 4, dtype=torch.long))

@@ -56,9 +56,14 @@ def test_autocast_stays_near_float32(generator):
 
 @proves(NAME, "errors")
 def test_errors():
-    with pytest.raises(ValueError, match=r"ConvNet: got images \[1, 3, 8, 8\] of dtype torch.uint8; expected floating \[batch, 3, height, width\]. To mend: scale"):
+    with pytest.raises(
+        ValueError,
+        match=r"ConvNet: got images \[1, 3, 8, 8\] of dtype torch.uint8; expected floating \[batch, 3, height, width\]. To mend: scale",
+    ):
         convnet_small()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"ConvNet: got images \[1, 1, 8, 8\]"):
         convnet_small()(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"ConvNet: got channels=3, widths=\(4,\), strides=\(\); expected one width and one stride a stage"):
+    with pytest.raises(
+        ValueError, match=r"ConvNet: got channels=3, widths=\(4,\), strides=\(\); expected one width and one stride a stage"
+    ):
         ConvNet(3, (4,), ())

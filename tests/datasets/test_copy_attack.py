@@ -41,8 +41,7 @@ def test_copies_are_found_but_not_for_nothing():
     data = Scenes("test", 32).batch(range(600)).images
     queries = copy_attack(data[:150], indices=torch.arange(150), seed=0)
     small = [
-        F.normalize((F.adaptive_avg_pool2d(x, 4) - F.adaptive_avg_pool2d(data, 4).mean(dim=0)).flatten(1), dim=1)
-        for x in (queries, data)
+        F.normalize((F.adaptive_avg_pool2d(x, 4) - F.adaptive_avg_pool2d(data, 4).mean(dim=0)).flatten(1), dim=1) for x in (queries, data)
     ]
     found = ((small[0] @ small[1].T).argmax(dim=1) == torch.arange(150)).float().mean()
     assert 0.1 < found < 0.9  # chance is 1/600; an attack that changes nothing gives 1

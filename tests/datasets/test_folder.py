@@ -119,9 +119,7 @@ def test_exif_turns_the_picture_upright(tmp_path):
 
 @proves("datasets.Folder", "errors")
 def test_wrong_input(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"Folder: got root '.*', no picture in it; expected a \.jpg, \.jpeg, \.png file\. To mend"
-    ):
+    with pytest.raises(ValueError, match=r"Folder: got root '.*', no picture in it; expected a \.jpg, \.jpeg, \.png file\. To mend"):
         Folder(tmp_path, 16)
     with pytest.raises(ValueError, match="which is no folder"):
         Folder(tmp_path / "missing", 16)

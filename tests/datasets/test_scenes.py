@@ -170,9 +170,7 @@ def test_swapping_keeps_the_object_to_the_bit(pose):
 
 
 def test_background_correlation_links_and_swapping_breaks_it():
-    labels, family = (
-        getattr(Scenes("train", 24, background_correlation=0.8).batch(range(3000)), name) for name in ("labels", "family")
-    )
+    labels, family = (getattr(Scenes("train", 24, background_correlation=0.8).batch(range(3000)), name) for name in ("labels", "family"))
     # 0.8 + 0.2 / 8 = 0.825; the standard error at 3000 is 0.007.
     assert (family == labels % len(FAMILIES)).float().mean().item() == pytest.approx(0.825, abs=0.025)
     broken = Scenes("train", 24, background_correlation=0.8, swapped=True).batch(range(3000))

@@ -16,9 +16,7 @@ def write_mnist(root, generator):
     for name, count in (("train", 6), ("t10k", 4)):
         images = torch.randint(0, 256, (count, 28, 28), generator=generator, dtype=torch.uint8)
         labels = torch.randint(0, 10, (count,), generator=generator, dtype=torch.uint8)
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(
-            struct.pack(">4i", 2051, count, 28, 28) + bytes(images.flatten().tolist())
-        )
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + bytes(images.flatten().tolist()))
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + bytes(labels.tolist()))
         made[name] = images, labels
     return made
@@ -51,9 +49,7 @@ def test_no_root_and_no_split():
     loaded = torchvision_dataset("FakeData", "", size=16, options={"size": 5, "image_size": (3, 20, 24), "num_classes": 3})
     assert loaded.images.shape == (5, 3, 16, 16)
     assert loaded.labels.max() < 3
-    again = torchvision_dataset(
-        "FakeData", "", split=None, size=16, options={"size": 5, "image_size": (3, 20, 24), "num_classes": 3}
-    )
+    again = torchvision_dataset("FakeData", "", split=None, size=16, options={"size": 5, "image_size": (3, 20, 24), "num_classes": 3})
     assert torch.equal(loaded.images, again.images)
 
 

@@ -94,6 +94,7 @@ def test_one_frame_does_not_tell_the_motion():
     assert accuracy(probe.clips, test.clips) > 0.24
 
 
+@proves("datasets.SceneVideos", "pickle")
 def test_a_clip_depends_on_its_index_alone_and_frames_refine_the_path(batch):
     videos = SceneVideos("test", 32)
     alone = pickle.loads(pickle.dumps(videos)).batch([17])

@@ -108,9 +108,7 @@ def test_wrong_input():
 
 
 @proves("evaluation.semi_supervised_subset", "property", "loop")
-@given(
-    seed=seeds, classes=st.integers(1, 6), samples=st.integers(20, 120), fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1))
-)
+@given(seed=seeds, classes=st.integers(1, 6), samples=st.integers(20, 120), fractions=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)))
 @settings(max_examples=50, deadline=None)
 def test_subsets_are_balanced_nested_and_repeatable(seed, classes, samples, fractions):
     labels = torch.randint(classes, (samples,), generator=seeded(seed))

@@ -53,8 +53,9 @@ def rank_loss_and_gradients(z1, z2, temperature, *, group):
 @proves(NAME, "golden", "worlds")
 def test_official_numbers_of_two_processes(golden):
     g = golden("ntxent")
-    (temperature,) = {g.number(n) for n in g if n.startswith("temperature_") and g.number(n.replace("temperature", "loss")) == pytest.approx(
-        g["dist2_loss_rank"].mean(), rel=1e-5)}  # fmt: skip
+    whole = g["dist2_loss_rank"].mean()  # equals the loss of one process at the temperature that was used
+    names = [n for n in g if n.startswith("temperature_") and g.number(n.replace("temperature", "loss")) == pytest.approx(whole, rel=1e-5)]
+    (temperature,) = {g.number(name) for name in names}
     answers = run_in_processes(rank_loss_and_gradients, 2, g.tensor("z0"), g.tensor("z1"), temperature)
     for loss, _, _ in answers:  # ours is the global mean on every rank; theirs each rank's own mean
         assert loss.item() == pytest.approx(g["dist2_loss_rank"].mean(), rel=1e-5)
@@ -64,7 +65,9 @@ def test_official_numbers_of_two_processes(golden):
 
 @proves(NAME, "worlds")
 def test_processes_equal_one_at_a_low_temperature():
-    equals_single_process(partial(nt_xent, temperature=0.05), inputs=tuple(torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(1))))
+    equals_single_process(
+        partial(nt_xent, temperature=0.05), inputs=tuple(torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(1)))
+    )
 
 
 def parameter_gradient(x1, x2, weight, *, group):

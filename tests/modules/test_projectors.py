@@ -41,7 +41,9 @@ def test_shapes_and_layer_counts(sizes, layers, batch):
 def test_a_resumed_projector_goes_on_exactly():
     def step(projector):
         x = torch.linspace(-1, 1, 24).view(4, 6)
-        for parameter, gradient in zip(projector.parameters(), torch.autograd.grad(projector(x).square().sum(), projector.parameters()), strict=True):
+        for parameter, gradient in zip(
+            projector.parameters(), torch.autograd.grad(projector(x).square().sum(), projector.parameters()), strict=True
+        ):
             parameter.data -= 0.01 * gradient
 
     torch.manual_seed(0)
@@ -60,7 +62,9 @@ def test_autocast_stays_near_float32(generator):
 
 @proves(NAME, "errors")
 def test_errors():
-    with pytest.raises(ValueError, match=r"MLPProjector: got embeddings \[2, 6, 7, 7\]; expected \[batch, 6\]. To mend: pool the backbone's output"):
+    with pytest.raises(
+        ValueError, match=r"MLPProjector: got embeddings \[2, 6, 7, 7\]; expected \[batch, 6\]. To mend: pool the backbone's output"
+    ):
         MLPProjector(6, 8, 4)(torch.zeros(2, 6, 7, 7))
     with pytest.raises(ValueError, match="layers=0; expected whole numbers from 1 on"):
         MLPProjector(6, 8, 4, layers=0)

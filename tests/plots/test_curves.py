@@ -19,9 +19,7 @@ def dark(path):
 def test_draws_every_line(tmp_path):
     x = list(range(20))
     one = curves({"loss": (x, [1 / (1 + i) for i in x])}, tmp_path / "one.png", title="t", x_label="step", y_label="loss")
-    two = curves(
-        {"loss": (x, [1 / (1 + i) for i in x]), "other": (torch.arange(20), torch.linspace(0, 1, 20))}, tmp_path / "a" / "two.png"
-    )
+    two = curves({"loss": (x, [1 / (1 + i) for i in x]), "other": (torch.arange(20), torch.linspace(0, 1, 20))}, tmp_path / "a" / "two.png")
     assert dark(one)[0] == dark(two)[0] == (800, 500)
     assert dark(one)[1] > 1000
     assert dark(two)[1] > 1000

@@ -9,11 +9,7 @@ from sslkit.testing import proves
 def pixels(path):
     with Image.open(path) as image:
         size = image.size
-        return (
-            torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-            .view(size[1], size[0], 3)
-            .permute(2, 0, 1)
-        )
+        return torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).view(size[1], size[0], 3).permute(2, 0, 1)
 
 
 @proves("plots.contact_sheet", "property")
@@ -40,9 +36,7 @@ def test_frames_go_around_the_picture():
 
 
 def test_titles_are_written_above():
-    sheet = contact_sheet(
-        torch.zeros(2, 3, 10, 60), columns=2, titles=["disc", "a very long title that does not fit in its cell"]
-    )
+    sheet = contact_sheet(torch.zeros(2, 3, 10, 60), columns=2, titles=["disc", "a very long title that does not fit in its cell"])
     assert sheet.shape == (3, 27, 126)
     assert (sheet[:, 2:15, 2:62] < 128).any()
     assert torch.all(sheet[:, 2:15, 62:64] == 255)

@@ -7,7 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sslkit.testing import Component, assert_proven, compiles, computes_in_float32, equals_single_process, gradient_is_exact, pickles, proves, resumes
+from sslkit.testing import (
+    Component,
+    assert_proven,
+    compiles,
+    computes_in_float32,
+    equals_single_process,
+    gradient_is_exact,
+    pickles,
+    proves,
+    resumes,
+)
 
 INPUTS = tuple(torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)))
 

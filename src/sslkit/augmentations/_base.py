@@ -68,9 +68,7 @@ class Sampler(ABC):
         """
         # a generator draws where it lives, so that one seed gives one result on every device
         source = device if generator is None else None
-        u = uniforms(
-            batch, self.slots, generator=generator, indices=indices, seed=seed, epoch=epoch, offset=offset, device=source
-        )
+        u = uniforms(batch, self.slots, generator=generator, indices=indices, seed=seed, epoch=epoch, offset=offset, device=source)
         return self.parameters(u if device is None else u.to(device), size)
 
 
@@ -223,6 +221,4 @@ def choose(flag: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 def need_probability(where: str, **numbers: float) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 1:
-            raise wrong(
-                where, given=f"{name}={number}", expected=f"a probability {name} in [0, 1]", mend=f"pass {name} in that range"
-            )
+            raise wrong(where, given=f"{name}={number}", expected=f"a probability {name} in [0, 1]", mend=f"pass {name} in that range")

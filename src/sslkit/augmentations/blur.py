@@ -47,9 +47,7 @@ class GaussianBlur(Augmentation):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", tuple(self.sigma))
         if len(self.sigma) != 2 or not 0 < self.sigma[0] <= self.sigma[1]:
-            raise wrong(
-                "GaussianBlur", given=f"sigma={self.sigma}", expected="0 < low <= high", mend="pass sigma=(low, high), in pixels"
-            )
+            raise wrong("GaussianBlur", given=f"sigma={self.sigma}", expected="0 < low <= high", mend="pass sigma=(low, high), in pixels")
         if self.kernel is not None and (self.kernel < 1 or self.kernel % 2 == 0):
             raise wrong(
                 "GaussianBlur",

@@ -45,9 +45,7 @@ class Compose(Augmentation):
                     kind=TypeError,
                 )
         if not flat:
-            raise wrong(
-                "Compose", given="nothing", expected="at least one augmentation", mend="pass HorizontalFlip(p=0) for none"
-            )
+            raise wrong("Compose", given="nothing", expected="at least one augmentation", mend="pass HorizontalFlip(p=0) for none")
         object.__setattr__(self, "ops", tuple(flat))
 
     @property

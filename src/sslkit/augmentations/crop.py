@@ -57,9 +57,7 @@ class RandomResizedCrop(Augmentation):
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         if len(size) != 2 or min(size) < 1:
-            raise wrong(
-                "RandomResizedCrop", given=f"size={self.size}", expected="a positive int or (height, width)", mend="pass size=224"
-            )
+            raise wrong("RandomResizedCrop", given=f"size={self.size}", expected="a positive int or (height, width)", mend="pass size=224")
         object.__setattr__(self, "size", size)
         for label, pair, most in (("scale", self.scale, 1.0), ("ratio", self.ratio, math.inf)):
             if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= most:
@@ -96,9 +94,7 @@ class RandomResizedCrop(Augmentation):
 
     def parameters(self, u: Tensor, size: Size) -> Parameters:
         height, width = size
-        u = (
-            u.double() if u.device.type != "mps" else u
-        )  # so that an area near half a pixel rounds as torchvision's Python floats do
+        u = u.double() if u.device.type != "mps" else u  # so that an area near half a pixel rounds as torchvision's Python floats do
         area = height * width * (self.scale[0] + u[:, :_ATTEMPTS] * (self.scale[1] - self.scale[0]))  # [batch, attempts]
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         aspect = (low + u[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low)).exp()
@@ -133,9 +129,7 @@ class RandomResizedCrop(Augmentation):
             rows = torch.bmm(images.reshape(batch, channels * height, width), wx.mT).view(batch, channels, height, out_w)
             out = torch.stack([torch.bmm(wy, rows[:, c]) for c in range(channels)], dim=1)
         else:
-            columns = torch.stack(
-                [torch.bmm(wy, images[:, c]) for c in range(channels)], dim=1
-            )  # [batch, channels, out_h, width]
+            columns = torch.stack([torch.bmm(wy, images[:, c]) for c in range(channels)], dim=1)  # [batch, channels, out_h, width]
             out = torch.bmm(columns.view(batch, channels * out_h, width), wx.mT).view(batch, channels, out_h, out_w)
         return out.clamp_(0, 1)
 

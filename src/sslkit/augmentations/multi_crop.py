@@ -65,9 +65,7 @@ class MultiCrop(Sampler):
         drawn: Parameters = {}
         start = 0
         for v, view in enumerate(self.views):
-            drawn.update(
-                {f"view{v}.{key}": value for key, value in view.parameters(u[:, start : start + view.slots], size).items()}
-            )
+            drawn.update({f"view{v}.{key}": value for key, value in view.parameters(u[:, start : start + view.slots], size).items()})
             start += view.slots
         return drawn
 

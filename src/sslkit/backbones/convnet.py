@@ -22,8 +22,8 @@ class ConvNet(nn.Module):
     def __init__(self, channels: int, widths: tuple[int, ...], strides: tuple[int, ...]) -> None:
         super().__init__()
         if not widths or len(widths) != len(strides) or min(channels, *widths, *strides) < 1:
-            raise wrong("ConvNet", given=f"channels={channels}, widths={widths}, strides={strides}", expected="one width and one stride a stage, from 1 on",
-                        mend="see convnet_small for a set that works")  # fmt: skip
+            raise wrong("ConvNet", given=f"channels={channels}, widths={widths}, strides={strides}",
+                        expected="one width and one stride a stage, from 1 on", mend="see convnet_small for a set that works")  # fmt: skip
         self.channels, self.dim = channels, widths[-1]
         stages = OrderedDict[str, nn.Module]()
         for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
@@ -36,7 +36,8 @@ class ConvNet(nn.Module):
     def maps(self, images: Tensor) -> Tensor:
         """[batch, channels, height, width] -> [batch, dim, h, w]."""
         if images.ndim != 4 or images.shape[1] != self.channels or not images.is_floating_point():
-            raise wrong("ConvNet", given=f"images {list(images.shape)} of dtype {images.dtype}", expected=f"floating [batch, {self.channels}, height, width]",
+            raise wrong("ConvNet", given=f"images {list(images.shape)} of dtype {images.dtype}",
+                        expected=f"floating [batch, {self.channels}, height, width]",
                         mend="scale uint8 pictures to [0, 1] with images / 255, and give channels= their number")  # fmt: skip
         return self.stages(images)  # type: ignore[no-any-return]
 

@@ -74,9 +74,7 @@ def read_square(path: str, size: int) -> Tensor | Broken:
         return Broken(path, f"{type(error).__name__}: {error}")
 
 
-def gather(
-    where: str, parts: Iterable[tuple[Tensor | Broken, int, str]], *, mend: str, classes: tuple[str, ...] = ()
-) -> LoadedImages:
+def gather(where: str, parts: Iterable[tuple[Tensor | Broken, int, str]], *, mend: str, classes: tuple[str, ...] = ()) -> LoadedImages:
     """Stacks (image or Broken, label, path) into `LoadedImages`. Raises a ValueError if nothing could be read."""
     images, labels, paths, skipped = [], [], [], []
     for image, label, path in parts:

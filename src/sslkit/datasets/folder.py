@@ -72,9 +72,7 @@ class Folder(Dataset[FolderItem]):
             raise wrong("Folder", given=f"labels={self.labels!r}", expected="'subfolder' or None", mend="pass one of these")
         root = os.fspath(self.root)
         if not os.path.isdir(root):
-            raise wrong(
-                "Folder", given=f"root {root!r}, which is no folder", expected="a folder of pictures", mend="check the path"
-            )
+            raise wrong("Folder", given=f"root {root!r}, which is no folder", expected="a folder of pictures", mend="check the path")
         found = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names if name.lower().endswith(SUFFIXES)]
         if not found:
             raise wrong("Folder", given=f"root {root!r}, no picture in it", expected=f"a {', '.join(SUFFIXES)} file",
@@ -114,7 +112,5 @@ class Folder(Dataset[FolderItem]):
         good = [item for item in items if isinstance(item.image, Tensor)]
         skipped = tuple((item.image.name, item.image.reason) for item in items if isinstance(item.image, Broken))
         stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-        labels, indices = (
-            torch.tensor(numbers, dtype=torch.int64) for numbers in ([i.label for i in good], [i.index for i in good])
-        )
+        labels, indices = (torch.tensor(numbers, dtype=torch.int64) for numbers in ([i.label for i in good], [i.index for i in good]))
         return FolderBatch(stacked, labels, indices, skipped)

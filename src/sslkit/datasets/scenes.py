@@ -119,9 +119,7 @@ class Scenes(Dataset[tuple[Tensor, int]]):
     def __post_init__(self) -> None:
         check_scene_options("Scenes", self.split, self.size, self.count, self.preset, self.classes)
         if self.pose not in get_args(Pose):
-            raise wrong(
-                "Scenes", given=f"pose={self.pose!r}", expected="'upright', 'free' or 'quarters'", mend="pass one of these"
-            )
+            raise wrong("Scenes", given=f"pose={self.pose!r}", expected="'upright', 'free' or 'quarters'", mend="pass one of these")
         need_between("Scenes", 0, 1, background_correlation=self.background_correlation)
 
     def __len__(self) -> int:
@@ -182,15 +180,11 @@ class Scenes(Dataset[tuple[Tensor, int]]):
 def check_scene_options(where: str, split: str, size: int, count: int | None, preset: str, classes: int) -> None:
     """What `Scenes` and `SceneVideos` ask of the options they share."""
     if split not in Scenes.splits:
-        raise wrong(
-            where, given=f"split={split!r}", expected=f"one of {', '.join(map(repr, Scenes.splits))}", mend="pass one of these"
-        )
+        raise wrong(where, given=f"split={split!r}", expected=f"one of {', '.join(map(repr, Scenes.splits))}", mend="pass one of these")
     if size < SMALLEST:
         raise wrong(where, given=f"size={size}", expected=f"at least {SMALLEST}", mend="draw larger and shrink the pictures")
     if preset not in PRESETS:
-        raise wrong(
-            where, given=f"preset={preset!r}", expected=f"one of {', '.join(map(repr, PRESETS))}", mend="pass one of these"
-        )
+        raise wrong(where, given=f"preset={preset!r}", expected=f"one of {', '.join(map(repr, PRESETS))}", mend="pass one of these")
     limit = Scenes.splits[split].limit
     if count is not None and not 1 <= count <= limit:
         raise wrong(
@@ -200,9 +194,7 @@ def check_scene_options(where: str, split: str, size: int, count: int | None, pr
             mend="pass a count in that range, or another seed",
         )
     if not 2 <= classes <= len(CLASSES):
-        raise wrong(
-            where, given=f"classes={classes}", expected=f"2 to {len(CLASSES)}", mend="pass a number of classes in that range"
-        )
+        raise wrong(where, given=f"classes={classes}", expected=f"2 to {len(CLASSES)}", mend="pass a number of classes in that range")
 
 
 def scene_indices(where: str, indices: Sequence[int] | Tensor, count: int) -> Tensor:

@@ -52,9 +52,7 @@ def torchvision_dataset(
         lower = {each.lower(): each for each in names}
         close = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=4, cutoff=0.5)]
         like = f", such as {', '.join(close)}" if close else ""
-        raise wrong(
-            _WHERE, given=f"name={name!r}", expected=f"a data set of torchvision{like}", mend="pass its exact name: 'CIFAR10'"
-        )
+        raise wrong(_WHERE, given=f"name={name!r}", expected=f"a data set of torchvision{like}", mend="pass its exact name: 'CIFAR10'")
     constructor = getattr(sets, name)
     takes = inspect.signature(constructor).parameters
     arguments: dict[str, Any] = dict(options or {})

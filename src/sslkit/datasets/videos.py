@@ -81,9 +81,7 @@ class SceneVideos(Dataset[tuple[Tensor, int]]):
     def __post_init__(self) -> None:
         check_scene_options("SceneVideos", self.split, self.size, self.count, self.preset, self.classes)
         if self.frames < 1:
-            raise wrong(
-                "SceneVideos", given=f"frames={self.frames}", expected="at least 1", mend="pass a positive number of frames"
-            )
+            raise wrong("SceneVideos", given=f"frames={self.frames}", expected="at least 1", mend="pass a positive number of frames")
 
     def __len__(self) -> int:
         return Scenes.splits[self.split].count if self.count is None else self.count
@@ -121,9 +119,7 @@ class SceneVideos(Dataset[tuple[Tensor, int]]):
             rows = slice(start, start + step)
             still = backgrounds(p, rows, bank, torch.empty(len(p.label[rows]), 3, self.size, self.size))
             moving = _frames(p, rows, x[rows], y[rows], angle[rows])
-            mask, shaded = (
-                part.view(-1, self.frames, self.size, self.size) for part in objects(moving, slice(None), self.size, surface)
-            )
+            mask, shaded = (part.view(-1, self.frames, self.size, self.size) for part in objects(moving, slice(None), self.size, surface))
             clips[rows] = still[:, None]
             compose(clips[rows], p.colour[rows, None].float(), mask, shaded)
             masks[rows] = mask

@@ -16,7 +16,8 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, group: Group | 
         loss = mean over i of  -log( exp s[i, p(i)] / sum over j != i of exp s[i, j] )        p(i) = (i + N) mod 2N
 
     Args:
-        z1, z2: [batch, dim], projections of two views of the same images, not necessarily normalised; floating.
+        z1: [batch, dim], projections of one view of each image, not necessarily normalised; floating.
+        z2: [batch, dim], those of the other view.
         temperature: above 0. The paper's is 0.1 on ImageNet and 0.5 on CIFAR-10.
         group: candidates are the rows of all these processes; batch may differ between ranks (see `sslkit.distributed`).
 

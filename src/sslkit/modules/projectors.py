@@ -30,7 +30,7 @@ class MLPProjector(nn.Module):
         super().__init__()
         if min(dim_in, dim_hidden, dim_out, layers) < 1:
             raise wrong("MLPProjector", given=f"dim_in={dim_in}, dim_hidden={dim_hidden}, dim_out={dim_out}, layers={layers}",
-                        expected="whole numbers from 1 on", mend="pass the embedding's size first, then the hidden and the output size")  # fmt: skip
+                        expected="whole numbers from 1 on", mend="pass the embedding's size, the hidden size, the output size")  # fmt: skip
         if last_batch_norm not in (False, "affine", "plain"):
             raise wrong("MLPProjector", given=f"last_batch_norm={last_batch_norm!r}", expected='False, "affine" or "plain"',
                         mend='"plain" is the one without scale and offset')  # fmt: skip

@@ -49,9 +49,7 @@ def curves(
     rows = {name: (_floats(x), _floats(y)) for name, (x, y) in data.items()}
     for name, (x, y) in rows.items():
         if len(x) != len(y):
-            raise wrong(
-                "curves", given=f"{name!r} with {len(x)} x and {len(y)} y", expected="equally many", mend="pass one y per x"
-            )
+            raise wrong("curves", given=f"{name!r} with {len(x)} x and {len(y)} y", expected="equally many", mend="pass one y per x")
     figure = new_figure("curves", width, height)
     axes = figure.add_subplot()
     for name, (x, y) in rows.items():

@@ -17,9 +17,7 @@ def new_figure(where: str, width: int, height: int) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise wrong(
-            where, given="no matplotlib", expected="the package", mend='pip install "sslkit[plots]"', kind=ImportError
-        ) from error
+        raise wrong(where, given="no matplotlib", expected="the package", mend='pip install "sslkit[plots]"', kind=ImportError) from error
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     return figure

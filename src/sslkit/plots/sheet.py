@@ -51,9 +51,7 @@ def contact_sheet(
                 mend=f"pass {name} of that length",
             )
     if count == 0:
-        raise wrong(
-            "contact_sheet", given="no picture", expected="at least one", mend="pass images [count, channels, height, width]"
-        )
+        raise wrong("contact_sheet", given="no picture", expected="at least one", mend="pass images [count, channels, height, width]")
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     need_positive("contact_sheet", columns=columns)
     pictures = as_bytes(images)

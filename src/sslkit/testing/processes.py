@@ -43,13 +43,11 @@ def run_in_processes(fn: Callable[..., Any], world: int, *args: Any) -> list[Any
     results: dict[int, Any] = {}
     failure = ""
     while len(results) < world and not failure:
-        for connection in wait(connections, timeout=PATIENCE * 2) or [None]:
-            if not isinstance(connection, Connection):
-                failure = f"no answer for {PATIENCE * 2:.0f} s"
-                continue
-            rank = connections.index(connection)
+        ready = wait(connections, timeout=PATIENCE * 2)
+        failure = "" if ready else f"silence: no answer for {PATIENCE * 2:.0f} s"
+        for rank in [rank for rank, connection in enumerate(connections) if connection in ready]:
             try:
-                results[rank], error = connection.recv()
+                results[rank], error = connections[rank].recv()
             except (EOFError, OSError):
                 error = "the process ended"
             failure = failure or (f"rank {rank} of {world}: {error}" if error else "")
@@ -59,8 +57,8 @@ def run_in_processes(fn: Callable[..., Any], world: int, *args: Any) -> list[Any
     return [results[rank] for rank in range(world)]
 
 
-def equals_single_process(fn: Callable[..., Tensor], worlds: tuple[int, ...] = (2, 3), *, inputs: tuple[Tensor, ...] | None = None, dim: int = 0,
-                          rtol: float = 1e-5, atol: float = 1e-6) -> None:  # fmt: skip
+def equals_single_process(fn: Callable[..., Tensor], worlds: tuple[int, ...] = (2, 3), *, inputs: tuple[Tensor, ...] | None = None,
+                          dim: int = 0, rtol: float = 1e-5, atol: float = 1e-6) -> None:  # fmt: skip
     """Proves the contract of `group=`: the global batch cut over processes, unevenly, gives the value and gradient of one process.
 
     Args:
@@ -68,7 +66,8 @@ def equals_single_process(fn: Callable[..., Tensor], worlds: tuple[int, ...] = (
         worlds: numbers of processes.
         inputs: tensors that hold the global batch on axis `dim`; default: two views [7, 6].
         dim: the axis of the batch.
-        rtol, atol: of value and gradient.
+        rtol: of value and gradient.
+        atol: of value and gradient.
 
     Raises:
         AssertionError: a rank's value differs from one process, or its input gradients are not W times those of one process.
@@ -81,26 +80,32 @@ def equals_single_process(fn: Callable[..., Tensor], worlds: tuple[int, ...] = (
         blocks = [_uneven(x, world, dim) for x in inputs]
         answers = run_in_processes(_one_rank, world, fn, blocks)
         for rank, (its_value, _) in enumerate(answers):
-            torch.testing.assert_close(its_value, value, rtol=rtol, atol=atol, msg=lambda m, r=rank, w=world: f"value on rank {r} of {w}: {m}")
+            _same(its_value, value, f"value on rank {rank} of {world}", rtol, atol)
         for i, expected in enumerate(gradients):
             got = torch.cat([answer[1][i] for answer in answers], dim=dim) / world
-            torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda m, i=i, w=world: f"gradient of input {i}, {w} processes: {m}")
+            _same(got, expected, f"gradient of input {i}, {world} processes", rtol, atol)
+
+
+def _same(got: Tensor, expected: Tensor, what: str, rtol: float, atol: float) -> None:
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol, msg=lambda message: f"{what}: {message}")
 
 
 def _uneven(x: Tensor, world: int, dim: int) -> list[Tensor]:
     """Blocks that differ in size wherever the batch allows it: 7 rows -> 4, 3 and 4, 2, 1."""
-    rows, sizes = x.shape[dim], []
+    sizes: list[int] = []
     for rank in range(world):
-        left = rows - sum(sizes)
+        left = x.shape[dim] - sum(sizes)
         sizes.append(left if rank == world - 1 else max(left // 2 + left % 2, 1))
-    return [block.clone() for block in x.split(sizes, dim=dim)]
+    return [block.clone() for block in torch.split(x, sizes, dim=dim)]
 
 
 def _one_rank(fn: Callable[..., Tensor], blocks: list[list[Tensor]], *, group: dist.ProcessGroup) -> tuple[Tensor, list[Tensor]]:
     return _value_and_gradients(fn, tuple(block[dist.get_rank(group)] for block in blocks), group)
 
 
-def _value_and_gradients(fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], group: dist.ProcessGroup | None) -> tuple[Tensor, list[Tensor]]:
+def _value_and_gradients(
+    fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], group: dist.ProcessGroup | None
+) -> tuple[Tensor, list[Tensor]]:
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
     value = fn(*leaves, group=group)
     wanted = [x for x in leaves if x.requires_grad]
@@ -133,7 +138,8 @@ atexit.register(stop)
 
 def _serve(rank: int, store: str, connection: Connection) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, LARGEST), rank=rank, world_size=LARGEST, timeout=timedelta(seconds=PATIENCE))
+    file = dist.FileStore(store, LARGEST)  # type: ignore[attr-defined]  # public, but not in __all__
+    dist.init_process_group("gloo", store=file, rank=rank, world_size=LARGEST, timeout=timedelta(seconds=PATIENCE))
     groups = {world: dist.new_group(list(range(world))) for world in range(1, LARGEST + 1)}
     while True:
         try:

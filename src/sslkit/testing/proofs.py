@@ -72,10 +72,13 @@ class Component:
         if self.kind not in REQUIRED:
             raise wrong("Component", given=f"kind={self.kind!r}", expected=f"one of {', '.join(REQUIRED)}", mend="choose the nearest kind")
         if unknown := (set(self.mechanical) - set(_MECHANICAL)) | (set(self.absent) - set(PROOFS)):
-            raise wrong("Component", given=f"{sorted(unknown)}", expected=f"mechanical proofs among {', '.join(_MECHANICAL)}, absent ones of PROOFS",
+            raise wrong("Component", given=f"{sorted(unknown)}",
+                        expected=f"mechanical proofs among {', '.join(_MECHANICAL)}, absent ones of PROOFS",
                         mend="prove the others by a marked test")  # fmt: skip
         if self.mechanical and (self.build is None or self.inputs is None):
-            raise wrong("Component", given="mechanical proofs without build or inputs", expected="both", mend="say how to build and call it")
+            raise wrong(
+                "Component", given="mechanical proofs without build or inputs", expected="both", mend="say how to build and call it"
+            )
 
 
 def assert_proven(component: Component, proof: str | None = None) -> None:
@@ -86,7 +89,9 @@ def assert_proven(component: Component, proof: str | None = None) -> None:
     """
     for name in component.mechanical if proof is None else (proof,):
         if component.build is None or component.inputs is None:
-            raise wrong("assert_proven", given=f"{component.name} without build or inputs", expected="both", mend="say how to build and call it")
+            raise wrong(
+                "assert_proven", given=f"{component.name} without build or inputs", expected="both", mend="say how to build and call it"
+            )
         _MECHANICAL[name](component.build(), component.inputs(torch.Generator().manual_seed(0)))
 
 
@@ -109,7 +114,7 @@ def compiles(fn: Callable[..., Any], inputs: tuple[Tensor, ...], *, backend: str
 
 
 def computes_in_float32(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
-    """Given 16-bit inputs, in and out of autocast: finite; value that of the same inputs in float64 to 1e-5; gradient within twice its rounding."""
+    """16-bit inputs, in and out of autocast: the value of the same inputs in float64 to 1e-5; the gradient within twice its rounding."""
     for dtype in (torch.bfloat16, torch.float16):
         rounded = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
         wide = copy.deepcopy(fn).double() if isinstance(fn, nn.Module) else fn
@@ -136,13 +141,17 @@ def pickles(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # another process may sum with another number of threads
 
 
-def resumes(module: nn.Module, step: Callable[[nn.Module], Any], *, fresh: Callable[[], nn.Module] | None = None, before: int = 3, after: int = 3) -> None:
+def resumes(
+    module: nn.Module, step: Callable[[nn.Module], Any], *, fresh: Callable[[], nn.Module] | None = None, before: int = 3, after: int = 3
+) -> None:
     """`before` steps, save, load into a fresh module, `after` steps: bit for bit the unbroken run. `step` changes the module in place.
 
     Args:
         module: the component in its start state.
         step: one step; must be a function of the module's state alone, or take its data from a counter that it resets with the module.
         fresh: () -> a module to load into; default: a copy of the start.
+        before: steps before the state is saved.
+        after: steps after it.
     """
     start = copy.deepcopy(module)
     for _ in range(before):
@@ -156,11 +165,12 @@ def resumes(module: nn.Module, step: Callable[[nn.Module], Any], *, fresh: Calla
         step(module)
         step(resumed)
     for (name, a), b in zip(module.state_dict().items(), resumed.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=lambda m, n=name: f"{n} after the resume: {m}")
+        if not torch.equal(a, b):
+            raise AssertionError(f"{name} after the resume: {b} instead of {a}")
 
 
 def _run(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The result, then the gradient of every floating input: of the result itself if scalar, else of its inner product with fixed numbers."""
+    """The result, then the gradient of every floating input: of the result if scalar, else of its inner product with fixed numbers."""
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
     out = fn(*leaves)
     if not (isinstance(out, Tensor) and out.requires_grad):

@@ -18,7 +18,9 @@ def _strategies() -> Any:
     try:
         from hypothesis import strategies
     except ImportError as error:
-        raise wrong("sslkit.testing", given="no hypothesis", expected="the package hypothesis", mend='pip install "sslkit[dev]"', kind=ImportError) from error
+        raise wrong(
+            "sslkit.testing", given="no hypothesis", expected="the package hypothesis", mend='pip install "sslkit[dev]"', kind=ImportError
+        ) from error
     return strategies
 
 
