@@ -44,7 +44,7 @@ types: $(READY)  ## mypy --strict on src
 	$(BIN)/mypy
 
 docs: $(DOCS_READY)  ## the documentation, into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 proofs: $(READY)  ## docs/proofs.md from the registry and the marked tests
 	$(BIN)/python -m tests.registry

@@ -1,7 +1,7 @@
 """Runs the jobs of this folder: `python -m benchmarks [names] [--list] [-- options of the job]`.
 
 A job is a module beside this one with `run() -> Report`, which is saved to results/<name>.json and printed here, or with
-`main(argv)`, which does both itself.
+`main(argv)`, which does both itself. docs/speed.md is then written anew from all results.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import benchmarks
+from benchmarks._page import PAGE, page
 
 
 def discover() -> dict[str, ModuleType]:
@@ -28,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help="jobs; all if left out")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write docs/speed.md from the results")
     options = parser.parse_args(argv)
+    if options.page:
+        PAGE.write_text(page())
+        return 0
     jobs = discover()
     if options.list:
         print("\n".join(jobs))
@@ -47,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # the others still run; the exit status and the last line tell
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
             failed.append(name)
+    PAGE.write_text(page())
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,21 +1,28 @@
-"""Time of the SimCLR augmentations against torchvision, sample by sample: `python benchmarks/augmentations.py [--rounds 5]`.
+"""SimCLR's views against torchvision.
 
-One thread, A B A B, medians with quartiles, in milliseconds for the whole batch and all its views. torchvision draws once
-per call, so parameters per sample mean a call per sample; it gets uint8, its fastest form. Prints JSON.
+torchvision draws once per call, so parameters per sample mean a call per sample; it gets uint8, its fastest form. Both draw their own
+parameters, so no agreement is checked here: tests/augmentations compares every operation with torchvision's at equal parameters.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
-import torchvision
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from sslkit.augmentations import MultiCrop, simclr
+from benchmarks.harness import Report, compare
+from sslkit.augmentations import simclr
+
+SMALL, LARGE = (0.4, 0.4, 0.4, 0.5), (0.8, 0.8, 0.8, 0.2)
+# name -> batch, picture, size of the views, crop scale, jitter, blur probability
+CASES = {
+    "32": (256, (32, 32), 32, (0.4, 1.0), SMALL, 0.0),
+    "224": (64, (224, 224), 224, (0.08, 1.0), LARGE, 0.5),
+    "photo": (16, (375, 500), 224, (0.08, 1.0), LARGE, 0.5),
+}
 
 
 def torchvision_simclr(size: int, scale: tuple[float, float], jitter: tuple[float, ...], blur: float) -> v2.Transform:
@@ -31,69 +38,34 @@ def torchvision_simclr(size: int, scale: tuple[float, float], jitter: tuple[floa
     return v2.Compose(steps)
 
 
-def per_sample(transform: v2.Transform, images: torch.Tensor) -> list[torch.Tensor]:
+def per_sample(transform: v2.Transform, images: Tensor) -> list[Tensor]:
     return [torch.stack([transform(image) for image in images]) for _ in range(2)]
 
 
-def milliseconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e3
-
-
-def compare(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Each in turn, `rounds` times after one warm-up: what disturbs the machine disturbs all."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            took = milliseconds(run)
-            if turn:
-                times[name].append(took)
-    result = {}
-    for name, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        result[name] = {"median": round(middle, 2), "q1": round(low, 2), "q3": round(high, 2), "best": round(min(values), 2)}
-    return result
-
-
-def measure(batch: int, picture: tuple[int, int], ours: MultiCrop, theirs: v2.Transform, rounds: int) -> dict[str, object]:
+def run(case: str, rounds: int = 5) -> Report:
+    batch, picture, size, scale, jitter, blur = CASES[case]
     levels = torch.randint(0, 256, (batch, 3, *picture), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    values = levels.float() / 255
-    times = compare(
-        {
-            "sslkit uint8": lambda: ours(levels),
-            "torchvision.v2 uint8, per sample": lambda: per_sample(theirs, levels),
-            "sslkit float32": lambda: ours(values),
-        },
-        rounds,
-    )
-    mine = times["sslkit uint8"]["median"]
-    return {
-        "batch": batch,
-        "picture": picture,
-        "milliseconds": times,
-        "pairs of views per second": {name: round(batch / t["median"] * 1e3, 1) for name, t in times.items()},
-        "torchvision / sslkit": round(times["torchvision.v2 uint8, per sample"]["median"] / mine, 2),
+    ours, theirs = simclr(size, scale=scale, jitter=jitter, blur=blur), torchvision_simclr(size, scale, jitter, blur)
+    jobs = {
+        "sslkit, uint8": partial(ours, levels),
+        "sslkit, float32": partial(ours, levels.float() / 255),
+        "torchvision.v2, uint8, sample by sample": partial(per_sample, theirs, levels),
     }
+    title = f"SimCLR's two views of {batch} x {picture[0]} x {picture[1]} to {size} x {size}, blur {blur}"
+    report = compare(f"augmentations_{case}", jobs, rounds=rounds, agree=None, title=title)
+    rates = tuple(f"{row.job}: {1000 * batch / row.cpu_ms.median:.0f} pairs of views per CPU second" for row in report.rows)
+    return replace(report, notes=(*rates, "parameters are drawn by each job for itself, so no agreement is checked"))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    small, large = (0.4, 0.4, 0.4, 0.5), (0.8, 0.8, 0.8, 0.2)
-    report = {
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version()},
-        "256 x 32 x 32, two views, no blur": measure(
-            256, (32, 32), simclr(32, scale=(0.4, 1), jitter=small, blur=0), torchvision_simclr(32, (0.4, 1), small, 0), rounds
-        ),
-        "64 x 224 x 224, two views": measure(64, (224, 224), simclr(224), torchvision_simclr(224, (0.08, 1), large, 0.5), rounds),
-        "16 x 375 x 500, two views": measure(16, (375, 500), simclr(224), torchvision_simclr(224, (0.08, 1), large, 0.5), rounds),
-    }
-    print(json.dumps(report, indent=2))
+    for case in options.cases:
+        report = run(case, options.rounds)
+        print(report, report.save(), sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,15 @@ class Report:
         temporary.replace(path)
         return path
 
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Report":
+        """The report that `save` wrote."""
+        quartiles = ("cpu_ms", "wall_ms", "cpu_ratio", "wall_ratio")
+        rows = tuple(
+            Row(**{key: Quartiles(**value) if key in quartiles else value for key, value in row.items()}) for row in values["rows"]
+        )
+        return Report(**{**values, "rows": rows, "notes": tuple(values["notes"])})
+
     def __str__(self) -> str:
         """A Markdown table; `speed-up` is the reference's time over the job's."""
         head = f"| job | CPU ms | wall ms | speed-up over {self.reference} (quartiles) | transient MiB |"
@@ -91,7 +100,8 @@ class Report:
             lines.append(f"| {row.job} | {row.cpu_ms.median:.3g} | {row.wall_ms.median:.3g} | {1 / r.median:.2f} "
                          f"({1 / r.high:.2f}..{1 / r.low:.2f}) | {peak} |")  # fmt: skip
         where = [self.machine.get("cpu"), f"{self.machine.get('threads')} thread(s)", f"torch {self.versions.get('torch')}"]
-        return "\n".join([*lines, "", ", ".join(map(str, [*where, f"{self.rounds} rounds"])), *(f"- {note}" for note in self.notes)])
+        notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([*lines, "", ", ".join(map(str, [*where, f"{self.rounds} rounds"])), *notes])
 
 
 def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: str | None = None, title: str | None = None,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
-from sslkit.evaluation import extract_features, knn_classify
+from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe
 from sslkit.schedules import cosine
 
 FORMAT = "sslkit example, version 1"
@@ -285,6 +285,17 @@ class Floats(nn.Module):
 def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:
     """Features [n, dim] of pictures, in evaluation mode."""
     return extract_features(nn.Sequential(Floats(), encoder), images, device=device)
+
+
+def scores(encoder: nn.Module, data: Data, device: torch.device | None = None) -> dict[str, float]:
+    """Top-1 in percent of k-NN (k 10, temperature 0.1), a linear probe, and a linear probe with five labels a class; {} without labels."""
+    if data.probe_labels is None or data.test_labels is None:
+        return {}
+    sets = embed(encoder, data.probe, device), data.probe_labels, embed(encoder, data.test, device), data.test_labels
+    shots = min(5, int(data.probe_labels.bincount().min()))
+    few = few_shot(*sets, shots=shots, generator=torch.Generator().manual_seed(0)) if shots else None
+    knn = knn_classify(*sets[:3], k=10, temperature=0.1).accuracy(sets[3])
+    return {"knn": knn.top1, "linear": linear_probe(*sets).top1, "few_shot": few.top1.mean if few else float("nan")}
 
 
 def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: torch.device | None = None) -> float:

@@ -5,7 +5,8 @@
     python examples/simclr.py --data folder:PHOTOS --size 64 --hue 0.1    your own JPEG and PNG files
     torchrun --nproc-per-node 2 examples/simclr.py                        as many processes as you have GPUs
 
-Expect: EXPECT
+Expect on the generated pictures, 500 steps, about 190 CPU seconds (mean of seeds 0, 1, 2; chance 8.3, raw pixels 18.6): k-NN 12.1 -> 37.6 %,
+linear 53.7 %. On handwriting, 300 steps, 45 CPU seconds, seed 0: linear with five labels a class 82.9 -> 90.2 %.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, set_rate, share_of
+from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, scores, set_rate, share_of
 from sslkit.augmentations import simclr
 from sslkit.backbones import convnet_small
-from sslkit.evaluation import linear_probe, nearest_neighbours
+from sslkit.evaluation import nearest_neighbours
 from sslkit.losses import nt_xent
 from sslkit.modules import MLPProjector
 from sslkit.plots import curves, neighbour_picture
@@ -75,31 +76,24 @@ def main(arguments=None):
         data = load_data(options.data, options.size)
         torch.manual_seed(options.seed)
         encoder = convnet_small(channels=data.train.shape[1]).to(device)
-        before, knn_before = embed(encoder, data.test, device), knn_score(encoder, data, device=device)
+        features, controls = embed(encoder, data.test, device), scores(encoder, data, device)
         train(options, run, data, encoder, group, device)
         if rank == 0:
-            report(options, run, data, encoder, device, before, knn_before)
+            report(options, run, data, encoder, device, features, controls)
 
 
-def report(options, run, data, encoder, device, before, knn_before):
-    """Scores against two controls (the raw pixels, the random network) and two pictures."""
-    after = embed(encoder, data.test, device)
-    result = {}
-    if data.test_labels is not None:
-        probe = linear_probe(embed(encoder, data.probe, device), data.probe_labels, after, data.test_labels)
-        pixels = knn_score(nn.Flatten(), data)
-        result |= {
-            "knn_pixels": pixels,
-            "knn_before": knn_before,
-            "knn_after": knn_score(encoder, data, device=device),
-            "linear_after": probe.top1,
-        }
+def report(options, run, data, encoder, device, features, controls):
+    """Scores beside two controls (the random network, the raw pixels) and two pictures."""
+    found, pixels = scores(encoder, data, device), knn_score(nn.Flatten(), data)
+    run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
+    if found:
         chance = 100 / (int(data.test_labels.max()) + 1)
-        print(f"k-NN (k 10, T 0.1): raw pixels {pixels:.1f} %, random network {knn_before:.1f} %, after {run.steps} steps "
-              f"{result['knn_after']:.1f} %; linear {probe.top1:.1f} %; chance {chance:.1f} %")  # fmt: skip
-    run.finish(**result)
+        print(f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}\n{'':22}   k-NN  linear  5 labels a class")
+        for name, row in (("random network", controls), (f"after {run.steps} steps", found)):
+            print(f"{name:22}" + "".join(f"{row[key]:7.1f}" for key in ("knn", "linear", "few_shot")))
+    after = embed(encoder, data.test, device)
     queries = torch.tensor(pick(data))
-    ids = [nearest_neighbours(x[queries], x, 6).ids for x in (before, after)]
+    ids = [nearest_neighbours(x[queries], x, 6).ids for x in (features, after)]
     ids = [torch.stack([row[row != query][:5] for row, query in zip(found, queries, strict=True)]) for found in ids]  # without itself
     labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.test_labels}
     print(neighbour_picture(data.test[queries], data.test, *ids, options.out / "neighbours.png", **labels))
@@ -109,11 +103,12 @@ def report(options, run, data, encoder, device, before, knn_before):
 
 
 def pick(data):
-    """Six test pictures, of six classes where there are so many: in `scenes` triangle, star, heart, arrow, T and Z."""
+    """Six different test pictures, of six classes where there are so many: in `scenes` triangle, star, heart, arrow, T and Z."""
     if data.test_labels is None:
         return list(range(6))
-    classes = [2, 3, 7, 8, 9, 11] if int(data.test_labels.max()) == 11 else list(range(6))
-    return [(data.test_labels == c % (int(data.test_labels.max()) + 1)).nonzero()[0].item() for c in classes]
+    present = data.test_labels.unique().tolist()
+    classes = [2, 3, 7, 8, 9, 11] if len(present) == 12 else [present[i % len(present)] for i in range(6)]
+    return [(data.test_labels == c).nonzero().flatten()[classes[:i].count(c)].item() for i, c in enumerate(classes)]
 
 
 if __name__ == "__main__":

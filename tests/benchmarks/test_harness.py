@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from benchmarks._page import PAGE, page
 from benchmarks.harness import Quartiles, Report, Row, compare, machine, transient_peak, versions
 
 from benchmarks import __main__ as entry
@@ -81,6 +82,11 @@ def test_report_goes_to_json_whole(tmp_path):
     assert {"python", "torch", "sslkit", "pytest"} <= content["versions"].keys()
     assert os.listdir(path.parent) == ["x.json"]
     assert "- a note" in str(report)
+    assert Report.from_dict(content) == report
+
+
+def test_the_page_is_that_of_the_committed_results():
+    assert PAGE.read_text() == page(), "run `python -m benchmarks --page`"
 
 
 def _allocate():
