@@ -47,11 +47,11 @@ class Data:
 def load_data(name: str, size: int) -> Data:
     """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. In a folder, subfolders are classes; a fifth is for testing."""
     kind, _, rest = name.partition(":")
-    if kind == "scenes":
+    if kind == "scenes" and rest in ("", "easy", "tiny"):
         parts = [Scenes(split=split, size=size, preset=rest or "default") for split in ("train", "probe", "test")]
         batches = [part.batch(torch.arange(len(part))) for part in parts]
         train, probe, test = ((batch.images, batch.labels) for batch in batches)
-    elif kind == "digits":
+    elif name == "digits":
         train, test = (digits(split, size=size, channels=3) for split in ("train", "test"))
         train, test = (train.images, train.labels), (test.images, test.labels)
         probe = train
@@ -59,6 +59,10 @@ def load_data(name: str, size: int) -> Data:
         found = Folder(rest, size).load()
         for path, reason in found.skipped:
             print(f"skipped {path}: {reason}", file=sys.stderr)
+        loose = [path for path, label in zip(found.paths, found.labels.tolist(), strict=True) if label < 0] if found.classes else []
+        if loose:
+            raise wrong("--data", given=f"{len(loose)} pictures outside the class folders, first {loose[0]}",
+                        expected="all or none in subfolders", mend="move them into the folder of their class, or elsewhere")  # fmt: skip
         order = permutation(len(found.images), seed=0, epoch=0)
         held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
         labels = found.labels if found.classes else None
@@ -116,6 +120,8 @@ def processes() -> Iterator[tuple[dist.ProcessGroup | None, int, torch.device]]:
     if "RANK" not in os.environ:
         yield None, 0, device
         return
+    if cuda:
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield dist.group.WORLD, dist.get_rank(), device
@@ -151,7 +157,7 @@ def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> Non
 
 
 # What may differ between a run and its continuation.
-_FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "seconds", "steps", "demo"}
+_FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "demo"}
 
 
 class Run:
@@ -160,11 +166,18 @@ class Run:
     def __init__(self, options: argparse.Namespace, rank: int = 0) -> None:
         self.options, self.rank, self.file = options, rank, options.out / "checkpoint.pt"
         self.settings = {key: value for key, value in sorted(vars(options).items()) if key not in _FREE}
-        self.steps, self.started = options.steps, (time.perf_counter(), time.process_time())
+        self.steps = max(options.steps, 20) if options.seconds else options.steps
+        self.undecided, self.began_anew = bool(options.seconds), False
+        self.started = (time.perf_counter(), time.process_time())
         self.board = None
-        if options.steps < 1 or options.batch < 1 or options.accumulate < 1:
-            raise wrong("options", given=f"--steps {options.steps} --batch {options.batch} --accumulate {options.accumulate}",
-                        expected="whole numbers from 1 on", mend="pass positive numbers")  # fmt: skip
+        for name in ("steps", "batch", "accumulate", "save_every", "threads", "size"):
+            if getattr(options, name) is not None and getattr(options, name) < 1:
+                raise wrong(
+                    f"--{name.replace('_', '-')}", given=str(getattr(options, name)), expected="a whole number from 1 on", mend="pass one"
+                )
+        if options.batch % options.accumulate:
+            raise wrong("--accumulate", given=f"{options.accumulate} with --batch {options.batch}", expected="a divisor of the batch",
+                        mend="pass --accumulate 2, 4 or 8")  # fmt: skip
         if self.file.exists() and not options.resume and not options.overwrite:
             raise wrong("--out", given=f"{options.out}, which holds a run", expected="an empty folder, --resume or --overwrite",
                         mend="pass --resume to go on, --out for another folder, or --overwrite to lose that run")  # fmt: skip
@@ -178,9 +191,7 @@ class Run:
         """Loads the checkpoint, if this run goes on from one, and returns the step to begin with."""
         log = self.options.out / "log.jsonl"
         if not (self.options.resume and self.file.exists()):
-            if self.rank == 0:
-                log.unlink(missing_ok=True)
-                self.file.unlink(missing_ok=True)
+            self.began_anew = True  # what an earlier run left is replaced by the first line of the log, not before
             return 0
         state = read_checkpoint(self.file)
         differing = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
@@ -191,7 +202,7 @@ class Run:
             )
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-        self.steps = state["steps"]
+        self.steps, self.undecided = state["steps"], state["undecided"]
         if self.rank == 0 and log.exists():  # lines past the checkpoint, and a line torn by the interruption, will be written again
             kept = [line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= state["step"]]
             _replace(log, "".join(f"{line}\n" for line in kept).encode())
@@ -201,18 +212,33 @@ class Run:
         """The state after `step` steps, to a temporary file that is then renamed: there is always one whole checkpoint."""
         if self.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
-            write_checkpoint(self.file, {"format": FORMAT, "settings": self.settings, "step": step, "steps": self.steps, "parts": state})
+            write_checkpoint(
+                self.file,
+                {
+                    "format": FORMAT,
+                    "settings": self.settings,
+                    "step": step,
+                    "steps": self.steps,
+                    "undecided": self.undecided,
+                    "parts": state,
+                },
+            )
 
     def write(self, step: int, **numbers: float) -> None:
         """One line of the log."""
         if self.rank == 0:
+            if self.began_anew:
+                for name in ("checkpoint.pt", "log.jsonl", "result.json", "neighbours.png", "loss.png"):
+                    (self.options.out / name).unlink(missing_ok=True)
+                self.began_anew = False
             with (self.options.out / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
             for name, number in numbers.items() if self.board else ():
                 self.board.add_scalar(name, number, step)
 
-    def progress(self, parts: dict[str, nn.Module | torch.optim.Optimizer]) -> Iterator[int]:
+    def progress(self, parts: dict[str, nn.Module | torch.optim.Optimizer], pictures: int) -> Iterator[int]:
         """The steps still to do, with a bar (rate, remaining time) and checkpoints; with --seconds, the first ten set their number."""
+        batch_of(0, pictures, self.options.batch, self.options.seed)  # refuses before anything is touched
         first = self.restore(parts)
         bar = tqdm(total=self.steps, initial=first, disable=self.rank != 0, unit="step", dynamic_ncols=True)
         self.bar, step, began = bar, first, time.perf_counter()
@@ -220,7 +246,8 @@ class Run:
             yield step
             step += 1
             bar.update()
-            if self.options.seconds and step == 10 and first == 0:
+            if self.undecided and step == first + 10:
+                self.undecided = False
                 left = self.options.seconds - (time.perf_counter() - self.started[0])
                 self.steps = bar.total = agree(max(20, 10 + int(left / (time.perf_counter() - began) * 10)))
             if step % self.options.save_every == 0 or step == self.steps:
@@ -292,16 +319,20 @@ def scores(encoder: nn.Module, data: Data, device: torch.device | None = None) -
     if data.probe_labels is None or data.test_labels is None:
         return {}
     sets = embed(encoder, data.probe, device), data.probe_labels, embed(encoder, data.test, device), data.test_labels
-    shots = min(5, int(data.probe_labels.bincount().min()))
-    few = few_shot(*sets, shots=shots, generator=torch.Generator().manual_seed(0)) if shots else None
+    if not (sets[0].isfinite().all() and sets[2].isfinite().all()):  # a run that diverged is a result, too
+        return {"knn": float("nan"), "linear": float("nan"), "few_shot": float("nan")}
+    counts = data.probe_labels.bincount()
+    shots = min(5, int(counts[counts > 0].min()))
+    few = few_shot(*sets, shots=shots, generator=torch.Generator().manual_seed(0))
     knn = knn_classify(*sets[:3], k=10, temperature=0.1).accuracy(sets[3])
-    return {"knn": knn.top1, "linear": linear_probe(*sets).top1, "few_shot": few.top1.mean if few else float("nan")}
+    return {"knn": knn.top1, "linear": linear_probe(*sets).top1, "few_shot": few.top1.mean}
 
 
 def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: torch.device | None = None) -> float:
     """k-NN top-1 in percent, k 10 and temperature 0.1, on all or `count` probe and test pictures; nan without labels."""
     if data.probe_labels is None or data.test_labels is None:
         return float("nan")
-    probe, test = data.probe[:count], data.test[:count]
-    result = knn_classify(embed(encoder, probe, device), data.probe_labels[:count], embed(encoder, test, device), k=10, temperature=0.1)
-    return result.accuracy(data.test_labels[:count]).top1
+    probe, test = embed(encoder, data.probe[:count], device), embed(encoder, data.test[:count], device)
+    if not (probe.isfinite().all() and test.isfinite().all()):
+        return float("nan")
+    return knn_classify(probe, data.probe_labels[:count], test, k=10, temperature=0.1).accuracy(data.test_labels[:count]).top1

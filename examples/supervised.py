@@ -2,9 +2,9 @@
 
     python examples/supervised.py                              ConvNet on generated pictures
     python examples/supervised.py --backbone vit --patch 8     ViT (torchvision's)
-    python examples/supervised.py --data digits --size 16 --labels 100 --no-flip
+    python examples/supervised.py --data digits --size 16 --labels 100 --no-flip     handwriting, 10 labels a digit
 
-Expect: EXPECT
+EXPECT
 """
 
 import argparse
@@ -17,6 +17,7 @@ from torchvision.models import VisionTransformer
 from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, set_rate, share_of, wrong
 from sslkit.augmentations import supervised
 from sslkit.backbones import convnet_small
+from sslkit.distributed import global_mean
 from sslkit.evaluation import semi_supervised_subset, top_accuracy
 
 
@@ -25,7 +26,7 @@ def parse(arguments=None):
     run_options(parser, steps=400, out="runs/supervised")
     parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")
     parser.add_argument("--patch", type=int, default=4, help="side of the ViT's patches")
-    parser.add_argument("--labels", type=float, default=1.0, help="share of the labels used, evenly over the classes")
+    parser.add_argument("--labels", type=float, default=1.0, help="labels used, evenly over the classes: a share, or a number above 1")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-2)
     parser.add_argument("--smoothing", type=float, default=0.1)
@@ -59,8 +60,13 @@ def main(arguments=None):
                 "--data", given=f"{options.data} without labels", expected="labelled pictures", mend="give each class its own folder"
             )
         used = torch.arange(len(data.train))
-        if options.labels < 1:
-            used = semi_supervised_subset(data.train_labels, options.labels, torch.Generator().manual_seed(options.seed))
+        share = options.labels if options.labels <= 1 else options.labels / len(used)
+        if not 0 < share <= 1:
+            raise wrong(
+                "--labels", given=str(options.labels), expected=f"a share in (0, 1], or a number up to {len(used)}", mend="pass one"
+            )
+        if share < 1:
+            used = semi_supervised_subset(data.train_labels, share, torch.Generator().manual_seed(options.seed))
         torch.manual_seed(options.seed)
         backbone = build(options, data.train.shape[1])
         classes = int(data.train_labels.max()) + 1
@@ -69,19 +75,23 @@ def main(arguments=None):
         view = supervised(options.size, scale=(options.crop, 1.0), flip=0.0 if options.no_flip else 0.5)
         network = model if group is None else DistributedDataParallel(model, process_group=group)
         network = torch.compile(network) if options.compile else network
-        for step in run.progress({"model": model, "optimizer": optimizer}):
+        for step in run.progress({"model": model, "optimizer": optimizer}, max(len(used), options.batch)):
             epoch, batch = batch_of(step, len(used), min(options.batch, len(used)), options.seed)
             set_rate(optimizer, step, run.steps, options.lr)
-            for indices in share_of(used[batch], group).tensor_split(options.accumulate):
+            total, rows = 0.0, len(batch)
+            for part in used[batch].tensor_split(options.accumulate):
+                indices = share_of(part, group)
                 images = view(floats(data.train[indices]).to(device), indices=indices.to(device), seed=options.seed, epoch=epoch)
                 with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
                     logits = network(images.contiguous(memory_format=torch.channels_last)).float()
                 labels = data.train_labels[indices].to(device)
-                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=options.smoothing)
-                (loss / options.accumulate).backward()
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=options.smoothing, reduction="sum")
+                loss = global_mean(loss, rows, group)  # of the whole batch, whatever part of it this process holds
+                loss.backward()
+                total += loss.item()
             optimizer.step()
             optimizer.zero_grad()
-            run.write(step + 1, loss=loss.item())
+            run.write(step + 1, loss=total)
         if rank == 0:
             accuracy = top_accuracy(embed(model, data.test, device), data.test_labels).top1
             knn = knn_score(backbone, data, device=device)

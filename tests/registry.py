@@ -13,14 +13,18 @@ from pathlib import Path
 import torch
 
 from sslkit.backbones import convnet_small
-from sslkit.losses import nt_xent
+from sslkit.losses import masked_cross_entropy, masked_mse, nt_xent
 from sslkit.modules import MLPProjector
+from sslkit.targets import PatchPCA, normalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
 
 ROOT = Path(__file__).parent.parent
 
 NO_NUMBERS = "no official numbers exist for it"
+ALONE = "no official numbers exist for it alone"
+NO_GRADIENT = "a target carries no gradient"
+PLAIN = "every value of its type is right input"
 NO_GROUP = "it takes no group"
 FUNCTION = "a function, which has nothing to be copied"
 ORACLE = "no official numbers exist; the loop is torchvision's or kornia's function, sample by sample"
@@ -52,6 +56,14 @@ def _augmentation(name):
     return Component(f"augmentations.{name}", "augmentation", absent={"golden": ORACLE})
 
 
+def _words(generator):
+    return torch.randn(7, 5, generator=generator), torch.randint(5, (7,), generator=generator)
+
+
+def _pca():
+    return PatchPCA(3).fit(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
+
+
 COMPONENTS = [
     Component(
         "losses.nt_xent",
@@ -61,7 +73,43 @@ COMPONENTS = [
         ("gradcheck", "worlds", "compile", "half", "pickle"),
     ),
     Component(
-        "modules.MLPProjector", "module", _projector, _rows, ("gradcheck", "compile", "pickle"), {"golden": NO_NUMBERS, "worlds": NO_GROUP}
+        "losses.masked_mse",
+        "loss",
+        lambda: partial(masked_mse, target=torch.linspace(-1, 1, 42).view(7, 6)),
+        _rows,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"worlds": NO_GROUP},
+    ),
+    Component(
+        "losses.masked_cross_entropy",
+        "loss",
+        lambda: masked_cross_entropy,
+        _words,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"worlds": NO_GROUP},
+    ),
+    Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
+    Component("maskers.RandomMasker", "masker"),
+    Component("maskers.GridMasker", "masker", absent={"golden": "it is not in the official repository"}),
+    Component("kernels.gather_tokens", "target"),
+    Component("kernels.scatter_tokens", "target", absent={"golden": ALONE}),
+    Component("kernels.replace_tokens", "target", absent={"golden": ALONE}),
+    Component(
+        "targets.normalized_pixels",
+        "target",
+        lambda: partial(normalized_pixels, patch=4),
+        _pictures,
+        ("compile",),
+        {"gradcheck": NO_GRADIENT},
+    ),
+    Component("targets.PatchPCA", "target", _pca, _rows, ("gradcheck", "compile"), {"golden": NO_NUMBERS}),
+    Component(
+        "modules.MLPProjector",
+        "module",
+        _projector,
+        _rows,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"golden": NO_NUMBERS, "worlds": NO_GROUP},
     ),
     Component(
         "backbones.convnet_small",
@@ -71,6 +119,9 @@ COMPONENTS = [
         ("gradcheck", "compile", "pickle"),
         {"golden": NO_NUMBERS, "worlds": NO_GROUP},
     ),
+    Component("backbones.ViT", "module", absent={"worlds": NO_GROUP}),
+    Component("backbones.MAE", "module", absent={"worlds": NO_GROUP}),
+    Component("backbones.load_official", "evaluation"),
     _augmentation("RandomResizedCrop"),
     _augmentation("HorizontalFlip"),
     _augmentation("ColorJitter"),
@@ -98,6 +149,11 @@ COMPONENTS = [
     Component("datasets.torchvision_dataset", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.copy_attack", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.retrieval_labels", "dataset", absent={"pickle": FUNCTION}),
+    *(Component(f"patches.{name}", "stem") for name in ("patchify", "unpatchify", "grid_of")),
+    *(Component(f"schedules.{name}", "stem") for name in ("cosine", "linear")),
+    *(Component(f"counter.{name}", "stem") for name in ("uniforms", "keys", "uniform")),
+    *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
+    *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),
     Component("plots.contact_sheet", "plot"),
     Component("plots.neighbour_picture", "plot"),
     Component("plots.curves", "plot"),

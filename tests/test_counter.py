@@ -5,9 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslkit.counter import integer, keys, mix, permutation, stream, uniform, uniforms
+from sslkit.counter import bits, integer, keys, mix, permutation, stream, uniform, uniforms
+from sslkit.testing import proves
 
 
+@proves("counter.mix", "golden")
+@proves("counter.keys", "golden")
+@proves("counter.uniform", "golden")
+@proves("counter.integer", "golden")
 def test_check_values():
     assert mix(torch.tensor([0, 1, 2, 12345, 2**32 - 1])).tolist() == [0, 1753845952, 3507691905, 2435775735, 1734902346]
     key = keys(torch.arange(4), stream(0))
@@ -18,6 +23,7 @@ def test_check_values():
     assert integer(key, 1, 8).tolist() == [2, 4, 6, 6]
 
 
+@proves("counter.mix", "property")
 @given(x=st.integers(0, 2**32 - 1))
 def test_a_number_and_a_tensor_mix_alike(x):
     assert mix(x) == mix(torch.tensor(x)).item() < 2**32
@@ -28,6 +34,8 @@ def test_mix_is_one_to_one_on_a_stretch():
     assert mix(x * 16001 % 2**32).unique().numel() == x.numel()
 
 
+@proves("counter.uniforms", "property")
+@proves("counter.keys", "property")
 @given(seed=st.integers(-5, 2**40), epoch=st.integers(0, 1000), rows=st.integers(1, 20))
 def test_a_row_depends_on_its_own_index_alone(seed, epoch, rows):
     indices = torch.arange(100, 100 + rows)
@@ -38,12 +46,23 @@ def test_a_row_depends_on_its_own_index_alone(seed, epoch, rows):
     assert ((table >= 0) & (table < 1)).all()
 
 
+@proves("counter.bits", "property")
+@proves("counter.integer", "property")
+@proves("counter.stream", "property")
+@given(seed=st.integers(0, 2**31), part=st.integers(0, 5000), slot=st.integers(0, 999), n=st.integers(1, 2**31))
+def test_integers_are_the_upper_end_of_the_bits(seed, part, slot, n):
+    key = keys(torch.arange(3), stream(seed, part))
+    assert integer(key, slot, n).tolist() == [b * n // 2**32 for b in bits(key, slot).tolist()]
+    assert stream(seed, part) != stream(seed, part + 1) != stream(seed + 1, part)
+
+
 def test_draws_are_even_and_slots_uncorrelated():
     table = uniforms(20_000, 8, indices=torch.arange(20_000), seed=3)
     assert (table.mean(dim=0) - 0.5).abs().max() < 5 / 12**0.5 / 20_000**0.5
     assert (torch.corrcoef(table.T) - torch.eye(8)).abs().max() < 5 / 20_000**0.5
 
 
+@proves("counter.uniform", "property")
 def test_the_largest_bits_stay_below_one():
     key = torch.arange(2**16)
     assert uniform(key, torch.arange(64)[:, None]).max() < 1
@@ -54,6 +73,7 @@ def test_a_generator_draws_reproducibly(generator):
     assert torch.equal(first, uniforms(3, 2, generator=torch.Generator().manual_seed(0)))
 
 
+@proves("counter.permutation", "property")
 @given(n=st.integers(1, 300), seed=st.integers(0, 9), epoch=st.integers(0, 9))
 def test_permutation_is_one(n, seed, epoch):
     order = permutation(n, seed=seed, epoch=epoch)
@@ -61,6 +81,14 @@ def test_permutation_is_one(n, seed, epoch):
     assert n < 20 or not torch.equal(order, permutation(n, seed=seed, epoch=epoch + 1))
 
 
+@proves("counter.uniform", "errors")
+def test_16_bit_floats_would_round_up_to_one():
+    with pytest.raises(ValueError, match="got dtype=torch.float16; expected torch.float32 or torch.float64. To mend: draw in float32"):
+        uniform(torch.arange(3), 0, torch.float16)
+
+
+@proves("counter.uniforms", "errors")
+@proves("counter.keys", "errors")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

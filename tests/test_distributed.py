@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from sslkit.distributed import gather, global_mean, mean_rows, world_size
-from sslkit.testing import run_in_processes
+from sslkit.testing import proves, run_in_processes
 
 BLOCKS = [torch.arange(6.0).view(3, 2), torch.empty(0, 2), -torch.ones(2, 2)]
 
@@ -18,6 +18,7 @@ def gather_here(blocks, *, group):
     return got.rows.detach(), got.start, got.counts, x.grad
 
 
+@proves("distributed.gather", "loop", "worlds")
 @pytest.mark.parametrize("world", [2, 3])
 def test_gather_keeps_rank_order_and_sums_gradients(world):
     blocks = BLOCKS[:world]
@@ -38,6 +39,8 @@ def means_here(blocks, *, group):
     return mean_rows(x, group), global_mean(x.sum(), sum(len(b) for b in blocks), group), world_size(group)
 
 
+@proves("distributed.global_mean", "loop", "worlds")
+@proves("distributed.mean_rows", "loop", "worlds")
 def test_means_weigh_every_row_alike():
     everything = torch.cat(BLOCKS)
     for mean, loss, world in run_in_processes(means_here, 3, BLOCKS):
@@ -46,6 +49,9 @@ def test_means_weigh_every_row_alike():
         assert world == 3
 
 
+@proves("distributed.gather", "property")
+@proves("distributed.global_mean", "property")
+@proves("distributed.mean_rows", "property")
 def test_alone_nothing_is_sent():
     x = torch.ones(3, 2, requires_grad=True)
     got = gather(x)
@@ -53,6 +59,19 @@ def test_alone_nothing_is_sent():
     assert (got.start, got.counts, world_size(None)) == (0, (3,), 1)
     assert global_mean(torch.tensor(0.0), 0) == 0
     assert mean_rows(torch.empty(0, 2, dtype=torch.float16)).dtype == torch.float32
+
+
+@proves("distributed.gather", "errors")
+@proves("distributed.global_mean", "errors")
+@proves("distributed.mean_rows", "errors")
+def test_a_group_that_is_none():
+    for call in (
+        lambda: gather(torch.ones(1), "world"),
+        lambda: global_mean(torch.ones(()), 1, "world"),
+        lambda: mean_rows(torch.ones(1, 1), "w"),
+    ):
+        with pytest.raises(TypeError, match="group: got str; expected a torch.distributed process group.* To mend: pass"):
+            call()
 
 
 def fail_on_one_rank(*, group):

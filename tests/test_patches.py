@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslkit.patches import grid_of, patchify, unpatchify
+from sslkit.testing import proves
 
 orders = st.sampled_from(["pqc", "cpq"])
 
@@ -14,6 +15,7 @@ def numbered(*shape):
     return torch.arange(torch.Size(shape).numel()).view(shape)
 
 
+@proves("patches.patchify", "loop", "property")
 @given(h=st.integers(1, 4), w=st.integers(1, 4), patch=st.integers(1, 3), channels=st.integers(1, 4), order=orders)
 def test_equals_a_loop_over_images(h, w, patch, channels, order):
     images = numbered(2, channels, h * patch, w * patch)
@@ -25,6 +27,8 @@ def test_equals_a_loop_over_images(h, w, patch, channels, order):
             assert torch.equal(tokens[:, row * w + col], expected.flatten(1))
 
 
+@proves("patches.patchify", "loop", "property")
+@proves("patches.grid_of", "loop", "property")
 @given(t=st.integers(1, 3), h=st.integers(1, 3), w=st.integers(1, 3), tubelet=st.integers(1, 2), stride=st.integers(1, 3), order=orders)
 def test_equals_a_loop_over_clips(t, h, w, tubelet, stride, order):
     clips = numbered(2, 3, t * tubelet * stride, h * 2, w * 2)
@@ -39,6 +43,7 @@ def test_equals_a_loop_over_clips(t, h, w, tubelet, stride, order):
         assert torch.equal(tokens[:, n], expected.flatten(1))
 
 
+@proves("patches.unpatchify", "loop", "property")
 @given(h=st.integers(1, 4), w=st.integers(1, 4), t=st.integers(0, 3), patch=st.integers(1, 3), tubelet=st.integers(1, 2), order=orders)
 def test_unpatchify_is_the_inverse(h, w, t, patch, tubelet, order):
     grid = (t, h, w) if t else (h, w)
@@ -54,6 +59,9 @@ def test_cpq_tokens_times_a_convolutions_weight_are_the_convolution(generator):
     torch.testing.assert_close(patchify(images, 4, order="cpq") @ weight.flatten(1).T, expected)
 
 
+@proves("patches.patchify", "errors")
+@proves("patches.unpatchify", "errors")
+@proves("patches.grid_of", "errors")
 @pytest.mark.parametrize(
     ("call", "message"),
     [

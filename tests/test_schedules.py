@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslkit.schedules import cosine, linear
+from sslkit.testing import proves
 
 
+@proves("schedules.cosine", "golden", "loop")
 def test_cosine_equals_dinos(golden):
     g = golden("cosine_schedules")
     cases = [name.split("/")[1] for name in g if name.startswith("dino/") and name.endswith("args")]
@@ -35,6 +37,7 @@ def test_cosine_equals_dinov2s_with_frozen_steps_and_past_the_end(golden):
         assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
 
 
+@proves("schedules.linear", "golden", "loop")
 def test_linear_equals_dinos_teacher_temperature(golden):
     g = golden("cosine_schedules")
     cases = [name.split("/")[1] for name in g if name.startswith("teacher_temp/") and name.endswith("args")]
@@ -47,12 +50,23 @@ def test_linear_equals_dinos_teacher_temperature(golden):
         )
 
 
+@proves("schedules.linear", "property")
+@given(step=st.integers(0, 50), steps=st.integers(-1, 40))
+def test_linear_reaches_its_end_and_stays(step, steps):
+    value = linear(step, start=2.0, final=1.0, steps=steps)
+    assert 1 <= value <= 2
+    assert value == 1 if step >= max(steps - 1, 1) or steps < 1 else value > 1
+
+
+@proves("schedules.cosine", "property")
 @given(step=st.integers(0, 50), steps=st.integers(1, 40), warmup=st.integers(0, 40))
 def test_stays_between_its_ends(step, steps, warmup):
     value = cosine(step, base=2.0, final=1.0, steps=steps, warmup=min(warmup, steps), start=1.5)
     assert 1 <= value <= 2
 
 
+@proves("schedules.cosine", "errors")
+@proves("schedules.linear", "errors")
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 5, "warmup": 6}, {"steps": 5, "warmup": -1}])
 def test_errors(wrong):
     with pytest.raises(ValueError, match="cosine: got step=0.*expected none negative, and warmup \\+ freeze <= steps. To mend"):

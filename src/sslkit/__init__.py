@@ -15,11 +15,14 @@ _MODULES = (
     "datasets",
     "distributed",
     "evaluation",
+    "kernels",
     "losses",
+    "maskers",
     "modules",
     "patches",
     "plots",
     "schedules",
+    "targets",
     "testing",
 )
 __all__ = ["__version__", *_MODULES]

@@ -72,6 +72,13 @@ def need_positive(where: str, **numbers: float | Tensor) -> None:
             raise wrong(where, given=f"{name}={number}", expected=f"a finite {name} above 0", mend=f"pass a positive {name}")
 
 
+def need_whole(where: str, **numbers: int) -> None:
+    """Raises a ValueError for the first number that is not a whole one from 1 on."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or number != int(number) or number < 1:
+            raise wrong(where, given=f"{name}={number}", expected=f"a whole {name} from 1 on", mend=f"pass a positive integer {name}")
+
+
 def need_between(where: str, low: float, high: float, **numbers: float) -> None:
     """Raises a ValueError for the first number outside [low, high]."""
     for name, number in numbers.items():

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 
+__all__ = ["bits", "integer", "keys", "mix", "permutation", "stream", "uniform", "uniforms"]
+
 Number = TypeVar("Number", int, Tensor)
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
@@ -53,10 +55,12 @@ def bits(key: Tensor, slot: int | Tensor) -> Tensor:
 
 
 def uniform(key: Tensor, slot: int | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """U[0, 1). float64 keeps all 32 bits; float32 the upper 24, so that the result never rounds up to 1."""
+    """U[0, 1). float64 keeps all 32 bits; float32 the upper 24, so that the result never rounds up to 1. No other dtype."""
     if dtype == torch.float64:
         return bits(key, slot).to(dtype) / 2**32
-    return ((bits(key, slot) >> 8).to(torch.float32) / 2**24).to(dtype)
+    if dtype != torch.float32:
+        raise wrong("counter.uniform", given=f"dtype={dtype}", expected="torch.float32 or torch.float64", mend="draw in float32, then cast")
+    return (bits(key, slot) >> 8).to(dtype) / 2**24
 
 
 def integer(key: Tensor, slot: int | Tensor, n: int) -> Tensor:
@@ -90,6 +94,9 @@ def uniforms(batch: int, slots: int, *, generator: torch.Generator | None = None
     if generator is not None or seed is None:
         raise wrong("uniforms", given="indices with a generator" if generator is not None else "indices without a seed",
                     expected="generator=, or indices= with seed=", mend="pass one of the two sources")  # fmt: skip
+    if not isinstance(indices, Tensor):
+        raise wrong("uniforms", given=f"indices of type {type(indices).__name__}", expected="a tensor of integers",
+                    mend="pass torch.as_tensor(indices)", kind=TypeError)  # fmt: skip
     if indices.shape != (batch,):
         raise wrong(
             "uniforms",

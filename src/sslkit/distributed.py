@@ -19,6 +19,8 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 
+__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "world_size"]
+
 Group = dist.ProcessGroup
 
 
@@ -57,6 +59,7 @@ def global_mean(loss_sum: Tensor, total: int, group: Group | None = None) -> Ten
     total = max(total, 1)
     if group is None:
         return loss_sum / total
+    _need_group(group)
     path = loss_sum * (dist.get_world_size(group) / total)
     value = loss_sum.detach().clone()
     dist.all_reduce(value, group=group)
@@ -69,6 +72,7 @@ def mean_rows(x: Tensor, group: Group | None = None) -> Tensor:
     total = x.detach().to(wide).sum(dim=0)
     count = x.shape[0]
     if group is not None:
+        _need_group(group)
         dist.all_reduce(total, group=group)
         count = sum(_row_counts(count, group))
     return total / max(count, 1)
@@ -104,9 +108,7 @@ _host_groups: "WeakKeyDictionary[Group, Group]" = WeakKeyDictionary()
 
 def _host_group(group: Group) -> Group:
     """The group itself if it can send CPU tensors, else a gloo group of the same ranks, made once."""
-    if not isinstance(group, dist.ProcessGroup):
-        raise wrong("group", given=f"{type(group).__name__}", expected="a torch.distributed process group that this process belongs to",
-                    mend="pass torch.distributed.group.WORLD after init_process_group, or None", kind=TypeError)  # fmt: skip
+    _need_group(group)
     if torch.device("cpu") in group._device_types:
         return group
     if group not in _host_groups:
@@ -114,3 +116,9 @@ def _host_group(group: Group) -> Group:
         made = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
         _host_groups[group] = cast(Group, made)
     return _host_groups[group]
+
+
+def _need_group(group: Any) -> None:
+    if not isinstance(group, dist.ProcessGroup):
+        raise wrong("group", given=f"{type(group).__name__}", expected="a torch.distributed process group that this process belongs to",
+                    mend="pass torch.distributed.group.WORLD after init_process_group, or None", kind=TypeError)  # fmt: skip

@@ -1,11 +1,14 @@
 """Images and clips <-> tokens. Tokens are row-major over the grid: (h, w), or (t, h, w) for clips."""
 
+import math
 from typing import Literal
 
 from einops import rearrange
 from torch import Tensor
 
 from sslkit._checks import wrong
+
+__all__ = ["Order", "grid_of", "patchify", "unpatchify"]
 
 Order = Literal["pqc", "cpq"]
 
@@ -79,10 +82,11 @@ def unpatchify(tokens: Tensor, grid: tuple[int, ...], patch: int, *, tubelet: in
         ValueError: tokens do not fill the grid, or values are no multiple of tubelet * patch**2.
     """
     _check_order("unpatchify", order)
-    per_channel = tubelet * patch**2
-    count = 1
-    for extent in grid:
-        count *= extent
+    if len(grid) not in (2, 3) or min(patch, tubelet, *grid) < 1 or (len(grid) == 2 and tubelet != 1):
+        raise wrong("unpatchify", given=f"grid {tuple(grid)}, patch={patch}, tubelet={tubelet}",
+                    expected="whole numbers from 1 on, (h, w) with tubelet 1, or (t, h, w)",
+                    mend="pass the grid and patch that patchify had")  # fmt: skip
+    per_channel, count = tubelet * patch**2, math.prod(grid)
     if tokens.ndim != 3 or tokens.shape[1] != count or tokens.shape[2] % per_channel:
         raise wrong("unpatchify", given=f"tokens {list(tokens.shape)}",
                     expected=f"[batch, {count}, channels * {per_channel}] for grid {tuple(grid)}, patch {patch}, tubelet {tubelet}",

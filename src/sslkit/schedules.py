@@ -4,6 +4,8 @@ import math
 
 from sslkit._checks import wrong
 
+__all__ = ["cosine", "linear"]
+
 
 def cosine(step: int, *, base: float, final: float, steps: int, warmup: int = 0, start: float = 0.0, freeze: int = 0) -> float:
     """Zero while frozen, a linear warm-up, then half a cosine.

@@ -87,21 +87,34 @@ def test_a_finished_run_leaves_its_result_and_pictures(unbroken):
     assert result["steps"] == 60
     assert 0 < result["knn_before"] < 100
     assert {path.name for path in unbroken.glob("*.png")} == {"neighbours.png", "loss.png"}
-    losses = [json.loads(line)["loss"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
-    assert len(losses) == 60
-    assert losses[-1] < losses[0]
+    assert len(losses(unbroken)) == 60
+    assert losses(unbroken)[-1] < losses(unbroken)[0]
 
 
-def test_two_processes_train_on_one_batch_and_agree(tmp_path):
-    run("simclr", *SMALL, "--steps", 4, "--out", tmp_path, processes=2)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert len(losses) == 4
-    assert all(0 < loss < 6 for loss in losses)  # log(2 * 32 - 1) = 4.14 for equal embeddings
+def losses(out):
+    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_bf16_accumulation_and_tensorboard(tmp_path):
-    run("simclr", *SMALL, "--steps", 3, "--bf16", "--accumulate", 2, "--tensorboard", "--out", tmp_path)
-    assert list(tmp_path.glob("events.*"))
+def test_two_processes_train_as_one(tmp_path):
+    """Without batch statistics (a ViT), the losses of two processes are those of one, step by step, on an odd batch."""
+    options = [*SMALL, "--steps", 4, "--backbone", "vit", "--batch", 33]
+    run("supervised", *options, "--out", tmp_path / "two", processes=2)
+    run("supervised", *options, "--out", tmp_path / "one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_simclr_on_two_processes_sees_all_negatives(unbroken, tmp_path):
+    run("simclr", *SMALL, "--steps", 3, "--out", tmp_path, processes=2)
+    assert losses(tmp_path)[0] == pytest.approx(losses(unbroken)[0], rel=0.1)  # log 63 for 64 views; with 32 alone log 31, a sixth less
+
+
+def test_bf16_accumulation_and_tensorboard(unbroken, tmp_path):
+    run("simclr", *SMALL, "--steps", 2, "--bf16", "--tensorboard", "--out", tmp_path / "a")
+    assert list((tmp_path / "a").glob("events.*"))
+    plain, narrow = losses(unbroken)[0], losses(tmp_path / "a")[0]
+    assert plain != narrow == pytest.approx(plain, rel=0.02)
+    run("simclr", *SMALL, "--steps", 2, "--accumulate", 2, "--out", tmp_path / "b")
+    assert losses(tmp_path / "b")[0] < plain - 0.3  # half the negatives: log 31 instead of log 63
 
 
 @pytest.mark.full
@@ -126,7 +139,8 @@ def test_a_folder_with_a_broken_file(photographs, tmp_path):
     done = run("simclr", *options, "--out", tmp_path / "a")
     assert "skipped" in done.stderr
     assert "broken.png" in done.stderr
-    for label in photographs.iterdir():  # without subfolders there are no labels, and no score
+    assert "outside the class folders" in refusal("--data", f"folder:{loose(photographs)}", "--size", 32, "--out", tmp_path / "c")
+    for label in [path for path in photographs.iterdir() if path.is_dir()]:  # without subfolders there are no labels, and no score
         for path in label.iterdir():
             path.rename(photographs / path.name)
         label.rmdir()
@@ -140,8 +154,15 @@ def test_supervised_learns_handwriting_from_a_share_of_the_labels(tmp_path):
     assert result["accuracy"] > 50
 
 
-def test_supervised_vit_runs(tmp_path):
-    run("supervised", *SMALL, "--steps", 2, "--backbone", "vit", "--out", tmp_path)
+def test_a_run_that_diverges_still_reports(tmp_path):
+    run("simclr", *SMALL, "--steps", 5, "--lr", 1e30, "--out", tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["knn_after"] != 0
+
+
+def loose(folder):
+    """The folder, with one picture outside its class folders."""
+    next((folder / "class0").glob("*.jpg")).rename(folder / "loose.jpg")
+    return folder
 
 
 def refusal(*options):
@@ -161,6 +182,11 @@ def test_refusals(unbroken, tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == b"torn"  # nothing is lost by a refusal
     assert "--data: got 'imagenet'; expected scenes" in refusal("--out", tmp_path / "x", "--data", "imagenet")
     assert "--batch: got 5000 with 1297 training pictures" in refusal("--out", tmp_path / "x", "--batch", 5000)
+    assert "--save-every: got 0; expected a whole number from 1 on" in refusal("--out", tmp_path / "x", "--save-every", 0)
+    assert "--accumulate: got 5 with --batch 32; expected a divisor" in refusal("--out", tmp_path / "x", "--accumulate", 5)
+    before = state(unbroken)
+    refusal("--out", unbroken, "--overwrite", "--batch", 5000)
+    assert same(state(unbroken), before)
     (tmp_path / "empty").mkdir()
     assert "no picture in it; expected a .jpg, .jpeg, .png file" in refusal(
         "--out", tmp_path / "x", "--data", f"folder:{tmp_path / 'empty'}"

@@ -17,6 +17,7 @@ from sslkit.testing import (
     pickles,
     proves,
     resumes,
+    stays_near_float32,
 )
 
 INPUTS = tuple(torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)))
@@ -76,6 +77,32 @@ def test_worlds(fn):
 def test_gradient():
     with pytest.raises(Exception, match="Jacobian mismatch"):
         gradient_is_exact(WrongGradient.apply, (torch.ones(2),))
+
+
+class WrongWeight(nn.Module):
+    """Right by its input, wrong by its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        return x * WrongGradient.apply(self.weight) / 2
+
+
+def test_gradient_of_a_parameter():
+    with pytest.raises(Exception, match="Jacobian mismatch"):
+        gradient_is_exact(WrongWeight(), INPUTS[:1])
+
+
+class Overflowing(nn.Module):
+    def forward(self, x):
+        return x.half().mul(60000).mul(60000)
+
+
+def test_half_of_a_module():
+    with pytest.raises(AssertionError, match="in autocast"):
+        stays_near_float32(Overflowing(), INPUTS[:1])
 
 
 def test_compile():

@@ -53,7 +53,7 @@ class GaussianBlur(Augmentation):
                 "GaussianBlur",
                 given=f"kernel={self.kernel}",
                 expected="an odd number of taps",
-                mend=f"pass {abs(self.kernel) + 1}",
+                mend=f"pass {max(1, self.kernel) | 1}",
             )
         need_probability("GaussianBlur", p=self.p)
 

@@ -34,7 +34,7 @@ def simclr(
         jitter: brightness, contrast, saturation, hue; None: (0.8, 0.8, 0.8, 0.2) * strength.
         jitter_p: probability of the jitter; 0 leaves it out.
         grayscale: probability; 0 leaves it out.
-        blur: probability; 0 leaves it out, as the paper does for small images.
+        blur: probability; 0 leaves it out, as the paper does for small images. Below 20 pixels its kernel has one tap and does nothing.
         flip: probability; 0 leaves it out.
         interpolation: of the crop.
         crop_only: crop and flip alone.

@@ -1,5 +1,22 @@
 """What turns images into embeddings."""
 
+from sslkit.backbones._sizes import vit_base, vit_huge, vit_large, vit_small, vit_tiny
+from sslkit.backbones._tokens import Tokens
 from sslkit.backbones.convnet import ConvNet, convnet_small
+from sslkit.backbones.mae import MAE
+from sslkit.backbones.official import load_official
+from sslkit.backbones.vit import ViT
 
-__all__ = ["ConvNet", "convnet_small"]
+__all__ = [
+    "MAE",
+    "ConvNet",
+    "Tokens",
+    "ViT",
+    "convnet_small",
+    "load_official",
+    "vit_base",
+    "vit_huge",
+    "vit_large",
+    "vit_small",
+    "vit_tiny",
+]

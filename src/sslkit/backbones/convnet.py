@@ -16,7 +16,7 @@ class ConvNet(nn.Module):
         strides: of each stage; 2 halves the map.
 
     Shapes: `forward` [batch, channels, height, width] -> [batch, dim], dim = widths[-1]; `maps` gives [batch, dim, h, w] before the mean.
-    Any size of at least the product of the strides; images floating.
+    Images of any size, floating.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...], strides: tuple[int, ...]) -> None:

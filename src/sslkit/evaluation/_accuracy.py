@@ -62,6 +62,15 @@ def need_labels(where: str, **labels: Tensor) -> None:
                         mend=f"pass {name}.long(), or the argmax if yours are one-hot", kind=TypeError)  # fmt: skip
 
 
+def need_finite(where: str, **features: Tensor) -> None:
+    """Raises a ValueError for the first tensor that holds nan or inf, which would silently rank before everything. Values are read here."""
+    for name, tensor in features.items():
+        bad = (~tensor.isfinite()).flatten(1).any(dim=1).sum().item() if tensor.numel() else 0
+        if bad:
+            raise wrong(where, given=f"{name} with {bad:.0f} of {len(tensor)} rows not finite", expected="finite features",
+                        mend="look at the network that made them: it has diverged, or its input holds nan")  # fmt: skip
+
+
 def count_classes(where: str, labels: Tensor, num_classes: int | None) -> int:
     """The number of classes: the one given, or the largest label + 1. Labels are read here, once: an id out of range would
     otherwise write outside the vote table, which on a GPU ends the process.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkit._checks import bind_axes, need_floating, need_positive, wrong
+from sslkit._checks import bind_axes, need_floating, need_whole, wrong
 from sslkit.evaluation._accuracy import Accuracy, need_labels
 from sslkit.evaluation.linear import linear_probe
 from sslkit.evaluation.subsets import class_ranks
@@ -108,7 +108,7 @@ def few_shot(train_features: Tensor, train_labels: Tensor, test_features: Tensor
               test_features=(test_features, "tests dim"), test_labels=(test_labels, "tests"))  # fmt: skip
     need_floating(where, train_features=train_features, test_features=test_features)
     need_labels(where, train_labels=train_labels, test_labels=test_labels)
-    need_positive(where, shots=shots, episodes=episodes)
+    need_whole(where, shots=shots, episodes=episodes)
     names, counts = torch.unique(train_labels, return_counts=True)
     if len(names) == 0 or int(counts.min()) < shots:
         scarce = f"{int(counts.min())} samples of class {int(names[counts.argmin()])}" if len(names) else "no training sample"

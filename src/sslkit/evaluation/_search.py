@@ -7,7 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sslkit._checks import bind_axes, need_floating, need_positive
+from sslkit._checks import bind_axes, need_floating, need_whole
+from sslkit.evaluation._accuracy import need_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +45,13 @@ def nearest_neighbours(queries: Tensor, database: Tensor, k: int = 20, *, chunk:
 
     Raises:
         TypeError: an input is not floating.
-        ValueError: the dims or devices differ, or k, chunk or shard is below 1.
+        ValueError: the dims or devices differ, k, chunk or shard is no whole number from 1 on, or a row holds nan or inf.
     """
     where = "nearest_neighbours"
     sizes = bind_axes(where, queries=(queries, "queries dim"), database=(database, "database dim"))
     need_floating(where, queries=queries, database=database)
-    need_positive(where, k=k, chunk=chunk, shard=shard)
+    need_whole(where, k=k, chunk=chunk, shard=shard)
+    need_finite(where, queries=queries, database=database)
     k = min(k, sizes["database"])
     wide = torch.promote_types(torch.promote_types(queries.dtype, database.dtype), torch.float32)
     best = queries.new_empty(sizes["queries"], k, dtype=wide)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sslkit._checks import bind_axes, need_floating, need_positive, wrong
+from sslkit._checks import bind_axes, need_floating, need_positive, need_whole, wrong
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def extract_features(model: Callable[[Tensor], Tensor], images: Tensor, *, batch
     """
     where = "extract_features"
     bind_axes(where, images=(images, "..."))
-    need_positive(where, batch=batch)
+    need_whole(where, batch=batch)
     if images.ndim == 0 or len(images) == 0:
         raise wrong(where, given=f"images {list(images.shape)}", expected="at least one image",
                     mend="pass [images, channels, height, width]")  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslkit._checks import bind_axes, need_floating, need_positive, wrong
+from sslkit._checks import bind_axes, need_floating, need_positive, need_whole, wrong
 from sslkit.evaluation._accuracy import Accuracy, count_classes, need_labels, top_accuracy
 from sslkit.evaluation._search import nearest_neighbours
 
@@ -78,7 +78,8 @@ def knn_classify(train_features: Tensor, train_labels: Tensor, test_features: Te
                       train_labels=(train_labels, "bank"))  # fmt: skip
     need_floating(where, train_features=train_features, test_features=test_features)
     need_labels(where, train_labels=train_labels)
-    need_positive(where, k=k, temperature=temperature, chunk=chunk, shard=shard)
+    need_positive(where, temperature=temperature)
+    need_whole(where, k=k, chunk=chunk, shard=shard)
     if sizes["bank"] == 0:
         raise wrong(where, given="train_features without rows", expected="at least one labelled feature",
                     mend="pass a bank that is not empty")  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sslkit._checks import bind_axes, need_floating, need_positive, wrong
-from sslkit.evaluation._accuracy import Accuracy, count_classes, need_labels, top_accuracy
+from sslkit._checks import bind_axes, need_floating, need_positive, need_whole, wrong
+from sslkit.evaluation._accuracy import Accuracy, count_classes, need_finite, need_labels, top_accuracy
 from sslkit.evaluation._logistic import Fit, fit_lbfgs, fit_sgd
 
 
@@ -120,7 +120,9 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
     lrs = (0.001 * batch / 256 if lr is None else lr,) if not isinstance(lr, tuple) else lr
     if not lrs:
         raise wrong(where, given="lr=()", expected="at least one learning rate", mend="leave lr out for DINO's")
-    need_positive(where, iterations=iterations, epochs=epochs, batch=batch, **{f"lr[{i}]": value for i, value in enumerate(lrs)})
+    need_whole(where, iterations=iterations, epochs=epochs, batch=batch)
+    need_positive(where, **{f"lr[{i}]": value for i, value in enumerate(lrs)})
+    need_finite(where, train_features=train_features, test_features=test_features)
     classes = count_classes(where, train_labels, num_classes)
 
     # tensors made under inference_mode cannot be optimised outside it; the arithmetic below makes ordinary ones in either case.

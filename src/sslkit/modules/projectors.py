@@ -10,7 +10,8 @@ class MLPProjector(nn.Module):
 
         (Linear -> BatchNorm -> ReLU) * (layers - 1) -> Linear [-> BatchNorm]
 
-    A Linear in front of a BatchNorm has no bias, which the normalisation would remove.
+    A Linear in front of a BatchNorm has no bias, which the normalisation would remove. SimCLR's TensorFlow code ends with a BatchNorm
+    that has a scale and no offset; the nearest here is last_batch_norm="affine".
 
     Args:
         dim_in: size of the embedding.

@@ -14,6 +14,7 @@ from sslkit.testing.proofs import (
     pickles,
     proves,
     resumes,
+    stays_near_float32,
 )
 from sslkit.testing.strategies import grids, images, masks, views
 
@@ -32,5 +33,6 @@ __all__ = [
     "proves",
     "resumes",
     "run_in_processes",
+    "stays_near_float32",
     "views",
 ]

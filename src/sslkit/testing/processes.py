@@ -1,4 +1,4 @@
-"""Two and three gloo processes on this machine, kept for all tests of a session, and the proof that they equal one."""
+"""Two and three gloo processes on this machine, kept for all tests of a run, and the proof that they equal one."""
 
 import atexit
 import multiprocessing

@@ -35,6 +35,7 @@ REQUIRED = {
     "evaluation": ("golden", "loop", "half", "property", "errors"),
     "dataset": ("property", "errors", "pickle"),
     "plot": ("property", "errors"),
+    "stem": ("property", "errors"),
 }
 
 
@@ -97,11 +98,18 @@ def assert_proven(component: Component, proof: str | None = None) -> None:
 
 def gradient_is_exact(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
     """Gradients of the floating inputs, and of a module's parameters, equal finite differences in float64."""
-    if isinstance(fn, nn.Module):
-        fn = copy.deepcopy(fn).double()
     doubles = tuple(x.double().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    if not torch.autograd.gradcheck(fn, doubles):
-        raise AssertionError("gradcheck failed")
+    if not isinstance(fn, nn.Module):
+        torch.autograd.gradcheck(fn, doubles)
+        return
+    module = copy.deepcopy(fn).double()
+    names, parameters = zip(*module.named_parameters(), strict=True) if list(module.parameters()) else ((), ())
+
+    def call(*tensors: Tensor) -> Any:
+        given = dict(zip(names, tensors[len(doubles) :], strict=True))
+        return torch.func.functional_call(module, given, tensors[: len(doubles)])
+
+    torch.autograd.gradcheck(call, (*doubles, *(p.detach().requires_grad_() for p in parameters)))
 
 
 def compiles(fn: Callable[..., Any], inputs: tuple[Tensor, ...], *, backend: str = "aot_eager") -> None:
@@ -117,8 +125,7 @@ def computes_in_float32(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> N
     """16-bit inputs, in and out of autocast: the value of the same inputs in float64 to 1e-5; the gradient within twice its rounding."""
     for dtype in (torch.bfloat16, torch.float16):
         rounded = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-        wide = copy.deepcopy(fn).double() if isinstance(fn, nn.Module) else fn
-        value, *gradients = _run(wide, tuple(x.double() if x.is_floating_point() else x for x in rounded))
+        value, *gradients = _run(fn, tuple(x.double() if x.is_floating_point() else x for x in rounded))
         for autocast in (False, True):
             with torch.autocast("cpu", dtype=dtype, enabled=autocast):
                 got, *got_gradients = _run(fn, rounded)
@@ -128,6 +135,25 @@ def computes_in_float32(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> N
                 error = (a.double() - b).norm()
                 if not error <= 2 * own + 1e-7:
                     raise AssertionError(f"{dtype}, autocast {autocast}: gradient error {error:.3g}, the dtype's own {own:.3g}")
+
+
+def stays_near_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """bf16 and fp16, in and out of autocast: finite, and autocast's error at most twice that of the module cast to the dtype."""
+    expected = copy.deepcopy(module).double()(*[x.double() if x.is_floating_point() else x for x in inputs])
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = copy.deepcopy(module).to(dtype)(*[x.to(dtype) if x.is_floating_point() else x for x in inputs])
+        with torch.autocast("cpu", dtype):
+            mixed = copy.deepcopy(module)(*inputs)
+        own, error = (narrow.double() - expected).norm(), (mixed.double() - expected).norm()
+        if not (own.isfinite() and error <= 2 * own):
+            raise AssertionError(f"{dtype}: error {error:.3g} in autocast, {own:.3g} of the module in that dtype")
+
+
+def _half(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
+    if isinstance(fn, nn.Module):
+        stays_near_float32(fn, inputs)
+    else:
+        computes_in_float32(fn, inputs)
 
 
 def pickles(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
@@ -170,14 +196,16 @@ def resumes(
 
 
 def _run(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The result, then the gradient of every floating input: of the result if scalar, else of its inner product with fixed numbers."""
+    """The result, then the gradients of floating inputs and parameters: of the result if scalar, else of its product with fixed numbers."""
     leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    weights = list(fn.parameters()) if isinstance(fn, nn.Module) else []
     out = fn(*leaves)
     if not (isinstance(out, Tensor) and out.requires_grad):
         return [x.detach() for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, Tensor)]
-    weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float32).view(out.shape) if out.ndim else torch.ones(())
-    (out * weights.to(out.dtype)).sum().backward()  # type: ignore[no-untyped-call]
-    return [out.detach(), *[x.grad if x.grad is not None else torch.zeros_like(x) for x in leaves if x.requires_grad]]
+    fixed = torch.linspace(-1, 1, out.numel(), dtype=torch.float32).view(out.shape) if out.ndim else torch.ones(())
+    wanted = [x for x in [*leaves, *weights] if x.requires_grad]
+    gradients = torch.autograd.grad((out * fixed.to(out.dtype)).sum(), wanted, allow_unused=True)
+    return [out.detach(), *[torch.zeros_like(x) if g is None else g for x, g in zip(wanted, gradients, strict=True)]]
 
 
 def _elsewhere(fn: Callable[..., Any], inputs: tuple[Tensor, ...], *, group: Any) -> list[Tensor]:
@@ -192,6 +220,6 @@ _MECHANICAL: dict[str, Callable[[Callable[..., Any], tuple[Tensor, ...]], None]]
     "gradcheck": gradient_is_exact,
     "worlds": _worlds,
     "compile": compiles,
-    "half": computes_in_float32,
+    "half": _half,
     "pickle": pickles,
 }

@@ -1,0 +1,132 @@
+"""Published weights into a `ViT` or `MAE`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from sslkit._checks import wrong
+from sslkit.backbones._inflate import Inflate, inflate
+from sslkit.backbones.mae import MAE
+from sslkit.backbones.positions import Resample, resample_positions
+from sslkit.backbones.vit import ViT
+
+Source = Literal["timm", "dino", "deit", "mae"]
+MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "deit": "size", "mae": "size"}
+
+# Where a training checkpoint holds the weights; DINO's teacher, not its student, is what the paper evaluates.
+_NESTED = ("teacher", "model", "state_dict", "model_state", "model_state_dict")
+_WRAPPERS = ("module.", "_orig_mod.", "backbone.", "encoder.")
+_CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.")
+
+
+def load_official(
+    model: ViT | MAE, state_dict: Mapping[str, Any], source: Source = "timm", *, image_filters: Inflate = "central"
+) -> tuple[str, ...]:
+    """Loads published weights, and sets `model.resample` to the mode they were made with.
+
+        source      resample       file
+        "timm"      antialias      state dict of a timm VisionTransformer, registers and distillation token included
+        "dino"      offset         backbone file, or a training checkpoint, of which the teacher is taken
+        "deit"      size           {"model": ...} or a state dict
+        "mae"       size           {"model": ...}; a `MAE` takes encoder and decoder, a `ViT` the encoder alone
+
+    Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another square
+    grid is resampled to the model's, in the source's mode. Classifier heads and projectors are left out, and so is the decoder for a `ViT`.
+    A `ViT` of clips takes weights of images too: the filters are spread over the tubelet, the positions repeated over time.
+
+    Args:
+        model: a `ViT` or `MAE` of the sizes of the weights; changed in place.
+        state_dict: what `torch.load(file, weights_only=True)` gives.
+        source: whose weights they are.
+        image_filters: "central" puts them on the middle frame of a tubelet, "average" on all, divided by their number; see `inflate`.
+
+    Returns:
+        Names that were left out.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape; nothing is loaded then.
+        TypeError: the model is of another class, or state_dict no mapping.
+    """
+    if not isinstance(model, ViT | MAE) or not isinstance(state_dict, Mapping):
+        raise wrong("load_official", given=f"model of type {type(model).__name__}, state_dict of type {type(state_dict).__name__}",
+                    expected="a ViT or MAE, and a mapping from names to tensors", mend="pass torch.load(file, weights_only=True)",
+                    kind=TypeError)  # fmt: skip
+    if source not in MODES:
+        raise wrong("load_official", given=f"source={source!r}", expected=f"one of {', '.join(map(repr, MODES))}",
+                    mend='"timm" fits most files with names such as blocks.0.attn.qkv.weight')  # fmt: skip
+    mode, encoder = MODES[source], model.encoder if isinstance(model, MAE) else model
+    weights: dict[str, Tensor] = {}
+    dropped: list[str] = []
+    for name, tensor in _unwrap(state_dict).items():
+        place = _place(name, model)
+        if place is None:
+            dropped.append(name)
+        else:
+            weights[place] = tensor
+    prefix = "encoder." if isinstance(model, MAE) else ""
+    filters = weights.get(f"{prefix}patch_embed.proj.weight")
+    if filters is not None and filters.ndim == 4:  # of images, so the table is one over space
+        _fit_positions(weights, f"{prefix}pos_embed", encoder.base[-2:], sum(encoder._has_slot), mode)
+        _fit_positions(weights, "decoder_pos_embed", encoder.base[-2:], len(encoder.prefix), mode)
+    inflate(weights, encoder, prefix, image_filters)
+    _compare(model, weights)
+    model.load_state_dict(weights)
+    encoder.resample = mode
+    return tuple(dropped)
+
+
+def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights inside a checkpoint, their names without the wrappers in front."""
+    while not any(isinstance(value, Tensor) for value in state_dict.values()):
+        inner = next((key for key in _NESTED if isinstance(state_dict.get(key), Mapping)), None)
+        if inner is None:
+            raise wrong("load_official", given=f"a mapping with the keys {sorted(map(str, state_dict))[:8]}",
+                        expected=f"names of weights, or one of {', '.join(_NESTED)} holding them",
+                        mend="pass the inner state dict")  # fmt: skip
+        state_dict = state_dict[inner]
+    weights = {}
+    for name, tensor in state_dict.items():
+        while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), None):
+            name = name.removeprefix(wrapper)
+        weights[name] = tensor
+    return weights
+
+
+def _place(name: str, model: nn.Module) -> str | None:
+    """The model's name for a published name; None for what the model has no use for."""
+    decoder = name.startswith("decoder_") or name == "mask_token"
+    if name.startswith(_CLASSIFIERS) or (decoder and not isinstance(model, MAE)):
+        return None
+    return name if decoder or not isinstance(model, MAE) else f"encoder.{name}"
+
+
+def _fit_positions(weights: dict[str, Tensor], name: str, base: tuple[int, ...], slots: int, mode: Resample) -> None:
+    """Resamples weights[name] to the grid `base`, where it was made for another square one."""
+    table = weights.get(name)
+    if table is None or table.ndim != 3:
+        return
+    side = math.isqrt(max(table.shape[1] - slots, 0))
+    if side and side**2 == table.shape[1] - slots and side**2 != math.prod(base):
+        places = resample_positions(table[0, slots:], (side, side), base, mode)
+        weights[name] = places.new_empty(1, slots + places.shape[0], places.shape[1])
+        weights[name][0, :slots], weights[name][0, slots:] = table[0, :slots], places
+
+
+def _compare(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = model.state_dict()
+    found = {
+        "missing": own.keys() - weights.keys(),
+        "unexpected": weights.keys() - own.keys(),
+        "of another shape": {
+            f"{name} {list(weights[name].shape)} for {list(own[name].shape)}"
+            for name in own.keys() & weights.keys()
+            if own[name].shape != weights[name].shape
+        },
+    }
+    if any(found.values()):
+        parts = [f"{len(names)} {what} ({', '.join(sorted(names)[:6])})" for what, names in found.items() if names]
+        raise wrong("load_official", given=f"weights with names {'; '.join(parts)}, at most six shown",
+                    expected="exactly the model's names and shapes",
+                    mend="build the model as the weights were: prefix, prefix_positions, layer_scale, depth, final_norm")  # fmt: skip

@@ -1,0 +1,83 @@
+"""Which version of an operation runs, and why.
+
+"auto" takes the fused version where one exists for the device and dtype, else the reference. The answer depends on nothing else:
+no environment variable, no tensor value. An explicit "fused" that cannot run raises; it never falls back in silence.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from sslkit._checks import wrong
+
+Backend = Literal["auto", "reference", "fused"]
+Version = Literal["reference", "fused"]
+
+OPERATIONS = ("gather_tokens", "replace_tokens", "scatter_tokens")
+_BACKENDS = ("auto", "reference", "fused")
+_AUTO: ContextVar[Backend] = ContextVar("sslkit.kernels.auto", default="auto")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The version that runs, and the reason in words."""
+
+    version: Version
+    reason: str
+
+
+@contextmanager
+def use_backend(backend: Backend) -> Iterator[None]:
+    """What "auto" means inside a block: `with use_backend("reference"): ...`. A backend named in a call stands above it.
+
+    A backward pass takes the version of its forward pass, wherever it runs.
+
+    Raises:
+        ValueError: an unknown backend.
+    """
+    token = _AUTO.set(_known("use_backend", backend))
+    try:
+        yield
+    finally:
+        _AUTO.reset(token)
+
+
+def explain(name: str, x: Tensor, backend: Backend = "auto") -> Choice:
+    """The version of an operation that a tensor would be given to, and why.
+
+    Args:
+        name: of the operation: "gather_tokens", "replace_tokens" or "scatter_tokens".
+        x: its first argument; the device and dtype are looked at.
+        backend: as in the call.
+
+    Raises:
+        ValueError: an unknown operation or backend, or an explicit "fused" that cannot run.
+    """
+    if name not in OPERATIONS:
+        raise wrong("explain", given=repr(name), expected=f"one of {', '.join(OPERATIONS)}", mend="pass the name of the operation")
+    return choose(name, x, requested(name, backend))
+
+
+def requested(name: str, backend: Backend) -> Backend:
+    """The backend of a call, "auto" replaced by what the surrounding `use_backend` says."""
+    return _AUTO.get() if _known(name, backend) == "auto" else backend
+
+
+def choose(name: str, x: Tensor, backend: Backend) -> Choice:
+    """The rule. Called when the operation runs, so that a compiled program chooses by the tensor it gets."""
+    if backend == "reference":
+        return Choice("reference", "asked for by name")
+    reason = f"{name} has no fused version for {x.device.type} and {x.dtype}"
+    if backend == "fused":
+        raise wrong(name, given=f'backend="fused", but {reason}', expected='"auto" or "reference"', mend="leave backend out")
+    return Choice("reference", reason)
+
+
+def _known(where: str, backend: Backend) -> Backend:
+    if backend not in _BACKENDS:
+        raise wrong(where, given=f"backend={backend!r}", expected=" or ".join(map(repr, _BACKENDS)), mend='leave it at "auto"')
+    return backend

@@ -1,0 +1,119 @@
+"""Published names into our models: wrappers, nested checkpoints, other grids, and what is refused."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sslkit.backbones import MAE, ViT, load_official
+from sslkit.backbones.positions import resample_positions
+from sslkit.testing import proves
+
+NAME = "backbones.load_official"
+
+
+def tiny(size=8, **options):
+    torch.manual_seed(0)
+    return ViT(size, 4, 8, 1, 2, **options)
+
+
+@proves(NAME, "property")
+@given(
+    wrappers=st.lists(st.sampled_from(["module.", "backbone.", "encoder.", "_orig_mod."]), max_size=3),
+    nest=st.lists(st.sampled_from(["teacher", "model", "state_dict"]), max_size=2),
+    source=st.sampled_from(["timm", "dino", "deit", "mae"]),
+)
+def test_wrappers_and_nests_come_off_and_every_value_arrives(wrappers, nest, source):
+    weights = {name: torch.randn_like(value) for name, value in tiny().state_dict().items()}
+    file = {"".join(wrappers) + name: value for name, value in {**weights, "head.weight": torch.zeros(2, 8)}.items()}
+    for key in nest:
+        file = {key: file, "epoch": 7}
+    model = ViT(8, 4, 8, 1, 2)
+    assert load_official(model, file, source) == ("head.weight",)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    assert model.resample == {"timm": "antialias", "dino": "offset", "deit": "size", "mae": "size"}[source]
+
+
+@pytest.mark.parametrize(("source", "mode"), [("timm", "antialias"), ("dino", "offset"), ("deit", "size"), ("mae", "size")])
+def test_positions_of_another_grid_are_resampled(source, mode):
+    small = tiny(prefix=("cls", "dist"))
+    model = ViT((12, 20), 4, 8, 1, 2, prefix=("cls", "dist"))
+    load_official(model, small.state_dict(), source)
+    assert torch.equal(model.pos_embed[:, :2], small.pos_embed[:, :2])
+    torch.testing.assert_close(model.pos_embed[:, 2:], resample_positions(small.pos_embed[:, 2:], (2, 2), (3, 5), mode))
+
+
+def test_a_saved_autoencoder_loads_in_both_forms():
+    saved = MAE(tiny(positions="sincos"), 8, 1, 2)
+    official = {name.removeprefix("encoder."): value for name, value in saved.state_dict().items()}
+    for state in (official, saved.state_dict()):
+        model = MAE(ViT(8, 4, 8, 1, 2, positions="sincos"), 8, 1, 2)
+        assert load_official(model, state, "mae") == ()
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, saved.state_dict()[name])
+    larger = MAE(ViT(16, 4, 8, 1, 2, positions="sincos"), 8, 1, 2)
+    load_official(larger, official, "mae")
+    expected = resample_positions(saved.decoder_pos_embed[:, 1:], (2, 2), (4, 4), "size")
+    torch.testing.assert_close(larger.decoder_pos_embed[:, 1:], expected)
+
+
+@proves(NAME, "loop")
+@pytest.mark.parametrize("positions", ["learned", "separable", None])
+@pytest.mark.parametrize("how", ["central", "average"])
+def test_a_clip_that_stands_still_gives_the_tokens_of_its_picture(positions, how, generator):
+    """Without a prefix, whole outputs agree too: every token sees each of its likes as often."""
+    image = tiny(prefix=(), positions="learned" if positions else None)
+    for tubelet in (1, 2, 3):
+        clip = ViT(8, 4, 8, 1, 2, prefix=(), positions=positions, tubelet=tubelet, frames=2 * tubelet)
+        assert load_official(clip, image.state_dict(), image_filters=how) == ()
+        pictures = torch.randn(2, 3, 8, 8, generator=generator)
+        still = pictures[:, :, None].expand(-1, -1, 2 * tubelet, -1, -1)
+        expected = image(pictures).patches
+        torch.testing.assert_close(clip(still).patches, expected.repeat(1, 2, 1), rtol=1e-5, atol=1e-5)
+        for u in range(tubelet):
+            share = {"central": float(u == tubelet // 2), "average": 1 / tubelet}[how]
+            torch.testing.assert_close(clip.patch_embed.proj.weight[:, :, u], share * image.patch_embed.proj.weight)
+    slotted, source = ViT(8, 4, 8, 1, 2, positions=positions, tubelet=2, frames=4), tiny(positions="learned" if positions else None)
+    load_official(slotted, source.state_dict(), image_filters=how)
+    if positions:
+        assert torch.equal(slotted.positions_at((2, 2, 2))[0], source.positions_at((2, 2))[0])
+
+
+@proves(NAME, "half")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_arrive_unchanged(dtype):
+    weights = tiny().to(dtype).state_dict()
+    model = tiny()
+    load_official(model, weights)
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, weights[name].float())
+
+
+@proves(NAME, "errors")
+def test_errors():
+    model = tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = tiny().state_dict()
+    del state["norm.bias"]
+    with pytest.raises(
+        ValueError, match=r"load_official: got weights with names 1 missing \(norm.bias\), at most six.* To mend: build the"
+    ):
+        load_official(model, state)
+    with pytest.raises(ValueError, match=r"got weights with names 2 unexpected \(blocks.0.ls1.gamma, blocks.0.ls2.gamma\)"):
+        load_official(model, tiny(layer_scale=0.1).state_dict())
+    with pytest.raises(ValueError, match=r"18 of another shape \(blocks.0.attn.proj.bias \[4\] for \[8\], "):
+        load_official(model, ViT(8, 4, 4, 1, 2).state_dict())
+    with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed \[1, 6, 8\] for \[1, 5, 8\]\)"):
+        load_official(model, {**tiny().state_dict(), "pos_embed": torch.zeros(1, 6, 8)})
+    with pytest.raises(ValueError, match=r"load_official: got source='clip'; expected one of 'timm', 'dino', 'deit', 'mae'. To mend"):
+        load_official(model, state, "clip")
+    with pytest.raises(ValueError, match=r"load_official: got image_filters='mean'; expected .central. or .average.. To mend"):
+        load_official(model, tiny().state_dict(), image_filters="mean")
+    with pytest.raises(ValueError, match=r"load_official: got a mapping with the keys \['epoch'\]; expected names of weights, or one of"):
+        load_official(model, {"epoch": 3})
+    with pytest.raises(TypeError, match=r"load_official: got model of type Linear, state_dict of type dict; expected a ViT or MAE"):
+        load_official(torch.nn.Linear(1, 1), {})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])

@@ -1,0 +1,70 @@
+"""Standardised pixels against the official numbers and a loop; edges; orders."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sslkit.patches import patchify
+from sslkit.targets import normalized_pixels
+from sslkit.testing import proves
+
+NAME = "targets.normalized_pixels"
+
+
+@proves(NAME, "golden")
+def test_official_target(golden):
+    g = golden("mae_patchify_loss")
+    cases = [name.removesuffix("_imgs") for name in g if name.endswith("_imgs")]
+    assert cases
+    for case in cases:
+        images, patch = g.tensor(f"{case}_imgs"), g.number(f"{case}_p")
+        assert torch.equal(patchify(images, patch), g.tensor(f"{case}_patches"))
+        torch.testing.assert_close(normalized_pixels(images, patch), g.tensor(f"{case}_target_norm1"), rtol=0, atol=1e-4)
+
+
+@proves(NAME, "loop", "property")
+@given(grid=st.tuples(st.integers(1, 3), st.integers(1, 3)), patch=st.integers(1, 4), channels=st.integers(1, 3), seed=st.integers(0, 99))
+def test_equals_a_loop(grid, patch, channels, seed):
+    images = torch.rand(2, channels, grid[0] * patch, grid[1] * patch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    got = normalized_pixels(images, patch)
+    for b, tokens in enumerate(patchify(images, patch)):
+        for n, v in enumerate(tokens):
+            expected = (v - v.mean()) / (v.var() + 1e-6).sqrt() if len(v) > 1 else torch.zeros_like(v)
+            torch.testing.assert_close(got[b, n], expected)
+
+
+@proves(NAME, "property")
+def test_levels_floats_and_channel_statistics_tell_one_story(generator):
+    levels = torch.randint(0, 256, (2, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    by_hand = (levels.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(normalized_pixels(levels, 4, mean=mean, std=std), normalized_pixels(by_hand, 4))
+    assert torch.equal(normalized_pixels(levels, 4), normalized_pixels(levels.float() / 255, 4))
+    assert (normalized_pixels(torch.full((1, 3, 4, 4), 0.7), 4).abs() < 1e-3).all()  # flat: rounding over 1e-3, not over 0
+
+
+@proves(NAME, "property")
+def test_clips_and_orders(generator):
+    clips = torch.rand(1, 3, 8, 4, 6, generator=generator)
+    strided = normalized_pixels(clips, 2, tubelet=2, frame_stride=2)
+    assert torch.equal(strided, normalized_pixels(clips[:, :, ::2], 2, tubelet=2))
+    other = normalized_pixels(clips, 2, tubelet=2, order="cpq")
+    reordered = other.view(1, -1, 3, 2, 2, 2).permute(0, 1, 3, 4, 5, 2).flatten(2)
+    torch.testing.assert_close(reordered, normalized_pixels(clips, 2, tubelet=2))
+
+
+@proves(NAME, "half")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_images_are_standardised_in_float32(dtype, generator):
+    images = torch.rand(1, 3, 8, 8, generator=generator).to(dtype)
+    assert torch.equal(normalized_pixels(images, 4), normalized_pixels(images.float(), 4))
+
+
+@proves(NAME, "errors")
+def test_errors():
+    images = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="height=8; expected a positive multiple of 3"):
+        normalized_pixels(images, 3)
+    with pytest.raises(ValueError, match="normalized_pixels: got std of 2 numbers; expected 3, one a channel. To mend"):
+        normalized_pixels(images, 4, std=(1, 1))
