@@ -1,12 +1,13 @@
 # make demo and make test set up everything by themselves: all they need is Python >= 3.11 and make.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-full lint format types docs proofs bench claims clean
+.PHONY: help setup demo test test-full test-lowest lint format types docs proofs bench claims clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -29,8 +30,16 @@ demo: $(READY)  ## trains SimCLR on generated pictures for two minutes and shows
 test: $(READY)  ## the tests (what CI runs)
 	$(PYTEST)
 
-test-full: $(READY)  ## the tests that take too long for `make test`
+test-full: $(READY) test-lowest  ## the tests that take too long for `make test`, and all tests on the lowest versions
 	$(PYTEST) -m full
+
+$(LOWEST)/.ready: pyproject.toml
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,examples]' 'torch==2.11.*' 'torchvision==0.26.*'
+	@touch $@
+
+test-lowest: $(LOWEST)/.ready  ## the tests on the lowest versions of torch and torchvision that are supported
+	$(LOWEST)/bin/python -m pytest
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
@@ -56,4 +65,4 @@ claims: $(READY)  ## the papers' claims, small: TIER=cpu (default) | quick | gpu
 	$(BIN)/python -m benchmarks.claims --tier $(or $(TIER),cpu)
 
 clean:
-	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,9 +3,10 @@
 import importlib
 
 import pytest
+import torch
 from tests.registry import COMPONENTS, ROOT, marked, missing, table
 
-from sslkit.testing import assert_proven
+from sslkit.testing import assert_proven, compiles
 
 # Petals whose every public callable must be registered.
 PETALS = ["losses", "targets", "maskers", "kernels", "modules", "augmentations", "backbones", "evaluation", "datasets", "plots"]
@@ -28,6 +29,12 @@ PARTS = {
 @pytest.mark.parametrize(("component", "proof"), [(c, p) for c in COMPONENTS for p in c.mechanical], ids=lambda x: getattr(x, "name", x))
 def test_mechanical_proof(component, proof):
     assert_proven(component, proof)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("component", [c for c in COMPONENTS if "compile" in c.mechanical], ids=lambda x: x.name)
+def test_inductor_equals_eager(component):
+    compiles(component.build(), component.inputs(torch.Generator().manual_seed(0)), backend="inductor")
 
 
 def test_every_public_component_is_registered():

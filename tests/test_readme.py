@@ -19,7 +19,9 @@ def test_the_sample_runs_and_is_short():
     assert len([line for line in sample.splitlines() if line.strip()]) <= 12
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:augmentations|losses|modules|evaluation|maskers|targets)\.\w+)`", README))))
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:augmentations|losses|modules|evaluation|maskers|targets|backbones)\.\w+)`", README)))
+)
 def test_named_components_exist(name):
     module, attribute = name.split(".")
     assert hasattr(importlib.import_module(f"sslkit.{module}"), attribute)

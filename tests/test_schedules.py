@@ -9,32 +9,19 @@ from sslkit.testing import proves
 
 
 @proves("schedules.cosine", "golden", "loop")
-def test_cosine_equals_dinos(golden):
+def test_cosine_equals_dinos_and_dinov2s_frozen_steps_and_the_end_included(golden):
     g = golden("cosine_schedules")
-    cases = [name.split("/")[1] for name in g if name.startswith("dino/") and name.endswith("args")]
-    assert cases
+    cases = [name.removesuffix("/args") for name in g if name.startswith(("dino/", "dinov2/")) and name.endswith("/args")]
+    assert {case.split("/")[0] for case in cases} == {"dino", "dinov2"}
     for case in cases:
-        base, final, epochs, per_epoch, warmup_epochs, start = g[f"dino/{case}/args"]
-        schedule = g[f"dino/{case}/schedule"]
-        settings = {
-            "base": base,
-            "final": final,
-            "steps": round(epochs * per_epoch),
-            "warmup": round(warmup_epochs * per_epoch),
-            "start": start,
-        }
-        assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
-
-
-def test_cosine_equals_dinov2s_with_frozen_steps_and_past_the_end(golden):
-    g = golden("cosine_schedules")
-    cases = [name.split("/")[1] for name in g if name.startswith("dinov2/") and name.endswith("args")]
-    assert cases
-    for case in cases:
-        base, final, steps, warmup, start, freeze = g[f"dinov2/{case}/args"]
-        schedule = g[f"dinov2/{case}/schedule"]
+        if case.startswith("dino/"):
+            base, final, epochs, per_epoch, warmup_epochs, start = g[f"{case}/args"]
+            steps, warmup, freeze = epochs * per_epoch, warmup_epochs * per_epoch, 0
+        else:
+            base, final, steps, warmup, start, freeze = g[f"{case}/args"]
         settings = {"base": base, "final": final, "steps": round(steps), "warmup": round(warmup), "start": start, "freeze": round(freeze)}
-        assert [cosine(i, **settings) for i in range(len(schedule))] == pytest.approx(schedule.tolist(), abs=1e-12)
+        expected = g[f"{case}/schedule"].tolist()
+        assert [cosine(i, **settings) for i in range(len(expected))] == pytest.approx(expected, abs=1e-12)
 
 
 @proves("schedules.linear", "golden", "loop")

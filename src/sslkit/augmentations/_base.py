@@ -10,7 +10,7 @@ map, another size, another view.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from sslkit.counter import uniforms
 
 Parameters = dict[str, Tensor]
 Size = tuple[int, int]
+Result = TypeVar("Result")  # of applying: images, or a list of views
 
 # Samples are worked on in blocks of about this many bytes of float32, so that a chain of ops stays in the processor's
 # cache and no block is all overhead. Measured: 2 to 8 MiB are alike, a quarter MiB costs about twice the time.
@@ -27,7 +28,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK_BYTES = 2 * 2**20
 
 
-class Sampler(ABC):
+class Sampler(ABC, Generic[Result]):
     """A pure function from uniforms to parameters, and the ways to draw those uniforms."""
 
     @property
@@ -72,8 +73,34 @@ class Sampler(ABC):
         u = uniforms(batch, self.slots, generator=generator, indices=indices, seed=seed, epoch=epoch, offset=offset, device=source)
         return self.parameters(u if device is None else u.to(device), size)
 
+    @abstractmethod
+    def apply(self, images: Tensor, parameters: Parameters) -> Result:
+        """Uses given parameters, one row a sample."""
 
-class Augmentation(Sampler):
+    def __call__(
+        self,
+        images: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        indices: Tensor | None = None,
+        seed: int | None = None,
+        epoch: int = 0,
+    ) -> Result:
+        """Draws and applies: see `sample` and `apply`."""
+        need_images(type(self).__name__, images)
+        parameters = self.sample(
+            images.shape[0],
+            (images.shape[2], images.shape[3]),
+            generator=generator,
+            indices=indices,
+            seed=seed,
+            epoch=epoch,
+            device=images.device,
+        )
+        return self.apply(images, parameters)
+
+
+class Augmentation(Sampler[Tensor]):
     """Base of the frozen dataclasses here. A subclass gives `name`, `keys`, `slots`, `parameters` and `_apply`."""
 
     name: ClassVar[str]  # the word for it in the keys of Compose
@@ -128,28 +155,6 @@ class Augmentation(Sampler):
         for start, stop in _blocks(batch, max(images[0].numel(), out[0].numel()) * 4):
             out[start:stop] = self._block(images[start:stop], {key: value[start:stop] for key, value in mine.items()}, work)
         return out
-
-    def __call__(
-        self,
-        images: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        indices: Tensor | None = None,
-        seed: int | None = None,
-        epoch: int = 0,
-    ) -> Tensor:
-        """Draws and applies: see `sample` and `apply`."""
-        need_images(type(self).__name__, images)
-        parameters = self.sample(
-            images.shape[0],
-            (images.shape[2], images.shape[3]),
-            generator=generator,
-            indices=indices,
-            seed=seed,
-            epoch=epoch,
-            device=images.device,
-        )
-        return self.apply(images, parameters)
 
     def _block(self, images: Tensor, parameters: Parameters, work: torch.dtype) -> Tensor:
         # autocast would run the matrix products of crop and blur in 16 bit

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size, need_images
+from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size
 from sslkit.augmentations.compose import part
 
 
 @dataclass(frozen=True)
-class MultiCrop(Sampler):
+class MultiCrop(Sampler[list[Tensor]]):
     """Makes a list of views, one per augmentation, each with draws of its own.
 
         views = MultiCrop((a, a, b))(images)  ->  [view 0 by a, view 1 by a, view 2 by b], each [batch, channels, h_v, w_v]
@@ -76,25 +75,3 @@ class MultiCrop(Sampler):
             TypeError, ValueError: as `apply` of the views.
         """
         return [view.apply(images, part(parameters, f"view{v}.")) for v, view in enumerate(self.views)]
-
-    def __call__(
-        self,
-        images: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        indices: Tensor | None = None,
-        seed: int | None = None,
-        epoch: int = 0,
-    ) -> list[Tensor]:
-        """Draws and applies: see `sample` and `apply`."""
-        need_images("MultiCrop", images)
-        parameters = self.sample(
-            images.shape[0],
-            (images.shape[2], images.shape[3]),
-            generator=generator,
-            indices=indices,
-            seed=seed,
-            epoch=epoch,
-            device=images.device,
-        )
-        return self.apply(images, parameters)
