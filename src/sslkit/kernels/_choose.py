@@ -6,7 +6,6 @@ no environment variable, no tensor value. An explicit "fused" that cannot run ra
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,8 @@ Version = Literal["reference", "fused"]
 
 OPERATIONS = ("gather_tokens", "replace_tokens", "scatter_tokens")
 _BACKENDS = ("auto", "reference", "fused")
-_AUTO: ContextVar[Backend] = ContextVar("sslkit.kernels.auto", default="auto")
+# What "auto" means at the moment. A plain global, not a ContextVar: torch.compile of torch 2.11 can guard on it.
+_auto: Backend = "auto"
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,17 @@ class Choice:
 def use_backend(backend: Backend) -> Iterator[None]:
     """What "auto" means inside a block: `with use_backend("reference"): ...`. A backend named in a call stands above it.
 
-    A backward pass takes the version of its forward pass, wherever it runs.
+    A backward pass takes the version of its forward pass, wherever it runs. The block counts for all threads of the process.
 
     Raises:
         ValueError: an unknown backend.
     """
-    token = _AUTO.set(_known("use_backend", backend))
+    global _auto
+    before, _auto = _auto, _known("use_backend", backend)
     try:
         yield
     finally:
-        _AUTO.reset(token)
+        _auto = before
 
 
 def explain(name: str, x: Tensor, backend: Backend = "auto") -> Choice:
@@ -64,7 +65,7 @@ def explain(name: str, x: Tensor, backend: Backend = "auto") -> Choice:
 
 def requested(name: str, backend: Backend) -> Backend:
     """The backend of a call, "auto" replaced by what the surrounding `use_backend` says."""
-    return _AUTO.get() if _known(name, backend) == "auto" else backend
+    return _auto if _known(name, backend) == "auto" else backend
 
 
 def choose(name: str, x: Tensor, backend: Backend) -> Choice:
