@@ -1,6 +1,6 @@
 """SimCLR: two views of a picture attract, all others repel (Chen et al. 2020, algorithm 1).
 
-    python examples/simclr.py --demo                                      the demonstration: ~2 minutes on 2 cores
+    python examples/simclr.py --demo                                      the demonstration: ~2.5 minutes on 2 cores
     python examples/simclr.py --data digits --size 16 --no-flip           handwriting
     python examples/simclr.py --data folder:PHOTOS --size 64 --hue 0.1    your own JPEG and PNG files
     torchrun --nproc-per-node 2 examples/simclr.py                        as many processes as you have GPUs

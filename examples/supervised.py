@@ -4,7 +4,8 @@
     python examples/supervised.py --backbone vit --patch 8     ViT (torchvision's)
     python examples/supervised.py --data digits --size 16 --labels 100 --no-flip     handwriting, 10 labels a digit
 
-EXPECT
+Expect on the generated pictures, 8000 labels, 70 CPU seconds, seed 0: accuracy 91.4 % (chance 8.3). On handwriting with
+100 labels, 150 steps, --batch 100: 94.0 % (chance 10).
 """
 
 import argparse
