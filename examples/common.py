@@ -212,17 +212,8 @@ class Run:
         """The state after `step` steps, to a temporary file that is then renamed: there is always one whole checkpoint."""
         if self.rank == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
-            write_checkpoint(
-                self.file,
-                {
-                    "format": FORMAT,
-                    "settings": self.settings,
-                    "step": step,
-                    "steps": self.steps,
-                    "undecided": self.undecided,
-                    "parts": state,
-                },
-            )
+            numbers = {"step": step, "steps": self.steps, "undecided": self.undecided}
+            write_checkpoint(self.file, {"format": FORMAT, "settings": self.settings, **numbers, "parts": state})
 
     def write(self, step: int, **numbers: float) -> None:
         """One line of the log."""
@@ -314,11 +305,14 @@ def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None
     return extract_features(nn.Sequential(Floats(), encoder), images, device=device)
 
 
-def scores(encoder: nn.Module, data: Data, device: torch.device | None = None) -> dict[str, float]:
-    """Top-1 in percent of k-NN (k 10, temperature 0.1), a linear probe, and a linear probe with five labels a class; {} without labels."""
+def scores(encoder: nn.Module, data: Data, test: Tensor, device: torch.device | None = None) -> dict[str, float]:
+    """Top-1 in percent of k-NN (k 10, temperature 0.1), a linear probe, and a linear probe with five labels a class.
+
+    test: the features of the test pictures. Without labels: {}.
+    """
     if data.probe_labels is None or data.test_labels is None:
         return {}
-    sets = embed(encoder, data.probe, device), data.probe_labels, embed(encoder, data.test, device), data.test_labels
+    sets = embed(encoder, data.probe, device), data.probe_labels, test, data.test_labels
     if not (sets[0].isfinite().all() and sets[2].isfinite().all()):  # a run that diverged is a result, too
         return {"knn": float("nan"), "linear": float("nan"), "few_shot": float("nan")}
     counts = data.probe_labels.bincount()

@@ -38,10 +38,8 @@ def parse(arguments=None):
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
     parser.add_argument("--demo", action="store_true", help="over the last demonstration, in runs/demo")
     options = parser.parse_args(arguments)
-    if options.demo:
-        options.out, options.overwrite = (
-            (Path("runs/demo"), True) if options.out == Path("runs/simclr") else (options.out, options.overwrite)
-        )
+    if options.demo and options.out == parser.get_default("out"):
+        options.out, options.overwrite = Path("runs/demo"), True
     return options
 
 
@@ -82,29 +80,28 @@ def main(arguments=None):
         data = load_data(options.data, options.size)
         torch.manual_seed(options.seed)
         encoder = convnet_small(channels=data.train.shape[1]).to(device)
-        features, controls = embed(encoder, data.test, device), scores(encoder, data, device)
+        before = embed(encoder, data.test, device)
+        controls = scores(encoder, data, before, device)
         train(options, run, data, encoder, group, device)
         if rank == 0:
-            report(options, run, data, encoder, device, features, controls)
+            report(options, run, data, encoder, device, before, controls)
 
 
-def report(options, run, data, encoder, device, features, controls):
+def report(options, run, data, encoder, device, before, controls):
     """Scores beside two controls (the random network, the raw pixels) and two pictures."""
-    found, pixels = scores(encoder, data, device), knn_score(nn.Flatten(), data)
+    after = embed(encoder, data.test, device)
+    found, pixels = scores(encoder, data, after, device), knn_score(nn.Flatten(), data)
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
         chance = 100 / (int(data.test_labels.max()) + 1)
         print(f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}\n{'':22}   k-NN  linear  5 labels a class")
         for name, row in (("random network", controls), (f"after {run.steps} steps", found)):
             print(f"{name:22}" + "".join(f"{row[key]:7.1f}" for key in ("knn", "linear", "few_shot")))
-    after = embed(encoder, data.test, device)
     queries = torch.tensor(pick(data))
     if not after.isfinite().all() or len(after) < 2:
         return
-    near = [nearest_neighbours(x[queries], x, 6).ids for x in (features, after)]
-    ids = [
-        torch.stack([row[row != query][: len(after) - 1][:5] for row, query in zip(rows, queries, strict=True)]) for rows in near
-    ]  # not itself
+    near = [nearest_neighbours(x[queries], x, 6).ids for x in (before, after)]
+    ids = [torch.stack([row[row != query][:5] for row, query in zip(rows, queries, strict=True)]) for rows in near]  # without itself
     labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.test_labels}
     print(neighbour_picture(data.test[queries], data.test, *ids, options.out / "neighbours.png", **labels))
     log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
@@ -119,11 +116,8 @@ def pick(data):
     present = data.test_labels.unique().tolist()
     classes = [2, 3, 7, 8, 9, 11] if len(present) == 12 else [present[i % len(present)] for i in range(6)]
     places = [(data.test_labels == c).nonzero().flatten() for c in classes]
-    return [
-        place[classes[:i].count(c)].item()
-        for i, (c, place) in enumerate(zip(classes, places, strict=True))
-        if classes[:i].count(c) < len(place)
-    ]
+    ranks = [classes[:i].count(c) for i, c in enumerate(classes)]  # a class asked for twice shows two pictures
+    return [place[rank].item() for place, rank in zip(places, ranks, strict=True) if rank < len(place)]
 
 
 if __name__ == "__main__":

@@ -86,3 +86,8 @@ def _on_device(where: str, name: str, tensor: Tensor, like: Tensor) -> Tensor:
         raise wrong(where, given=f"{name} on {tensor.device}", expected=f"{like.device}, where the tokens are",
                     mend=f"move it: {name}.to({like.device.type!r})")  # fmt: skip
     return tensor
+
+
+def fresh(like: Tensor, dtype: torch.dtype | None, *shape: int) -> Tensor:
+    """What a fake gives for a gradient: an empty tensor of this shape, of no entries where the gradient is not asked for (dtype None)."""
+    return like.new_empty(0) if dtype is None else like.new_empty(*shape, dtype=dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 from sslkit._checks import bind_axes
 from sslkit.kernels import _choose
 from sslkit.kernels._gather_tokens import reference
-from sslkit.kernels._rows import as_table, need_ids
+from sslkit.kernels._rows import as_table, fresh, need_ids
 
 DType = torch.dtype | None
 
@@ -85,9 +85,11 @@ def _backward(grad: Tensor, ids: Tensor, tokens: int, prefix: int, x_dtype: DTyp
 def _(grad: Tensor, ids: Tensor, tokens: int, prefix: int, x_dtype: DType, positions_dtype: DType, prefix_dtype: DType,
       backend: str) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     batch, dim = grad.shape[0], grad.shape[2]
-    return (grad.new_empty(0) if x_dtype is None else grad.new_empty(batch, tokens, dim, dtype=x_dtype),
-            grad.new_empty(0) if positions_dtype is None else grad.new_empty(tokens, dim, dtype=positions_dtype),
-            grad.new_empty(0) if prefix_dtype is None else grad.new_empty(prefix, dim, dtype=prefix_dtype))  # fmt: skip
+    return (
+        fresh(grad, x_dtype, batch, tokens, dim),
+        fresh(grad, positions_dtype, tokens, dim),
+        fresh(grad, prefix_dtype, prefix, dim),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sslkit._checks import bind_axes, wrong
 from sslkit.kernels import _choose
 from sslkit.kernels._replace_tokens import cpu, reference
-from sslkit.kernels._rows import as_row
+from sslkit.kernels._rows import as_row, fresh
 
 DType = torch.dtype | None
 
@@ -72,8 +72,7 @@ def _backward(grad: Tensor, mask: Tensor, x_dtype: DType, token_dtype: DType, ba
 
 @_backward.register_fake
 def _(grad: Tensor, mask: Tensor, x_dtype: DType, token_dtype: DType, backend: str) -> tuple[Tensor, Tensor]:
-    return (grad.new_empty(0) if x_dtype is None else grad.new_empty(grad.shape, dtype=x_dtype),
-            grad.new_empty(0) if token_dtype is None else grad.new_empty(grad.shape[2], dtype=token_dtype))  # fmt: skip
+    return fresh(grad, x_dtype, *grad.shape), fresh(grad, token_dtype, grad.shape[2])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, wrong
 from sslkit.kernels import _choose
-from sslkit.kernels._rows import as_row, as_table, need_ids
+from sslkit.kernels._rows import as_row, as_table, fresh, need_ids
 from sslkit.kernels._scatter_tokens import reference
 
 DType = torch.dtype | None
@@ -93,9 +93,11 @@ def _backward(grad: Tensor, ids_keep: Tensor, tokens: int, prefix: int, x_dtype:
 def _(grad: Tensor, ids_keep: Tensor, tokens: int, prefix: int, x_dtype: DType, token_dtype: DType, positions_dtype: DType,
       backend: str) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     batch, length, dim = grad.shape
-    return (grad.new_empty(0) if x_dtype is None else grad.new_empty(batch, prefix + ids_keep.shape[1], dim, dtype=x_dtype),
-            grad.new_empty(0) if token_dtype is None else grad.new_empty(dim, dtype=token_dtype),
-            grad.new_empty(0) if positions_dtype is None else grad.new_empty(length, dim, dtype=positions_dtype))  # fmt: skip
+    return (
+        fresh(grad, x_dtype, batch, prefix + ids_keep.shape[1], dim),
+        fresh(grad, token_dtype, dim),
+        fresh(grad, positions_dtype, length, dim),
+    )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
