@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
-from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe
+from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe, semi_supervised_subset
 from sslkit.schedules import cosine
 
 FORMAT = "sslkit example, version 1"
+PICTURES = ("neighbours.png", "loss.png", "reconstruction.png")
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
@@ -83,6 +84,19 @@ def load_data(name: str, size: int) -> Data:
     return Data(train[0], probe[0], test[0], train[1], probe[1], test[1])
 
 
+def labelled(data: Data, amount: float, seed: int) -> Tensor:
+    """Ids of the training pictures whose labels are used, evenly over the classes: a share of all, or a number above 1."""
+    if data.train_labels is None:
+        raise wrong("--data", given="pictures without labels", expected="labelled pictures", mend="give each class its own folder")
+    share = amount if amount <= 1 else amount / len(data.train_labels)
+    if not 0 < share <= 1:
+        raise wrong("--labels", given=str(amount), expected=f"a share in (0, 1], or a number up to {len(data.train_labels)}",
+                    mend="pass one")  # fmt: skip
+    if share == 1:
+        return torch.arange(len(data.train_labels))
+    return semi_supervised_subset(data.train_labels, share, torch.Generator().manual_seed(seed))
+
+
 def floats(images: Tensor) -> Tensor:
     """uint8 -> float32 in [0, 1]; floating pictures as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
@@ -102,10 +116,10 @@ def batch_of(step: int, n: int, batch: int, seed: int) -> tuple[int, Tensor]:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, base: float) -> None:
-    """The learning rate of a step: up to `base` in the first 8 %, then half a cosine to 0."""
+    """The learning rate of a step: up to `base` in the first 8 %, then half a cosine to 0; times the `lr_scale` of a group."""
     rate = cosine(step, base=base, final=0.0, steps=steps, warmup=max(1, round(0.08 * steps)), start=base / 10)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 # Processes
@@ -142,6 +156,7 @@ def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> Non
     parser.add_argument("--data", default="scenes", help="scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT")
     parser.add_argument("--size", type=int, default=32, help="side of the pictures in pixels")
     parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--epochs", type=int, help="passes over the training pictures, in the place of --steps")
     parser.add_argument("--seconds", type=float, help="choose the number of steps from the speed of the first ten, to take about this long")
     parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all processes")
     parser.add_argument("--accumulate", type=int, default=1, help="parts that a process's batch is worked through in")
@@ -165,12 +180,13 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, rank: int = 0) -> None:
         self.options, self.rank, self.file = options, rank, options.out / "checkpoint.pt"
-        self.settings = {key: value for key, value in sorted(vars(options).items()) if key not in _FREE}
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+        self.settings = {key: value for key, value in sorted(plain.items()) if key not in _FREE}
         self.steps = max(options.steps, 20) if options.seconds else options.steps
         self.undecided, self.began_anew = bool(options.seconds), False
         self.started = (time.perf_counter(), time.process_time())
         self.board = None
-        for name in ("steps", "batch", "accumulate", "save_every", "threads", "size"):
+        for name in ("steps", "epochs", "batch", "accumulate", "save_every", "threads", "size"):
             if getattr(options, name) is not None and getattr(options, name) < 1:
                 raise wrong(
                     f"--{name.replace('_', '-')}", given=str(getattr(options, name)), expected="a whole number from 1 on", mend="pass one"
@@ -219,7 +235,7 @@ class Run:
         """One line of the log."""
         if self.rank == 0:
             if self.began_anew:
-                for name in ("checkpoint.pt", "log.jsonl", "result.json", "neighbours.png", "loss.png"):
+                for name in ("checkpoint.pt", "log.jsonl", "result.json", *PICTURES):
                     (self.options.out / name).unlink(missing_ok=True)
                 self.began_anew = False
             with (self.options.out / "log.jsonl").open("a") as file:
@@ -230,6 +246,8 @@ class Run:
     def progress(self, parts: dict[str, nn.Module | torch.optim.Optimizer], pictures: int) -> Iterator[int]:
         """The steps still to do, with a bar (rate, remaining time) and checkpoints; with --seconds, the first ten set their number."""
         batch_of(0, pictures, self.options.batch, self.options.seed)  # refuses before anything is touched
+        if self.options.epochs:
+            self.steps = self.options.epochs * (pictures // self.options.batch)
         first = self.restore(parts)
         bar = tqdm(total=self.steps, initial=first, disable=self.rank != 0, unit="step", dynamic_ncols=True)
         self.bar, step, began = bar, first, time.perf_counter()
@@ -300,6 +318,22 @@ class Floats(nn.Module):
         return floats(images)
 
 
+def centred(images: Tensor) -> Tensor:
+    """Pictures -> float32 in [-1, 1], as the transformers of these examples take them."""
+    return floats(images) * 2 - 1
+
+
+class Pooled(nn.Module):
+    """Features of a ViT: its class token, or the mean of its patch tokens."""
+
+    def __init__(self, encoder: nn.Module, by: str) -> None:
+        super().__init__()
+        self.encoder, self.by = encoder, by
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder(centred(images)).pooled(self.by)  # [batch, dim]
+
+
 def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:
     """Features [n, dim] of pictures, in evaluation mode."""
     return extract_features(nn.Sequential(Floats(), encoder), images, device=device)
@@ -320,6 +354,14 @@ def scores(encoder: nn.Module, data: Data, test: Tensor, device: torch.device | 
     few = few_shot(*sets, shots=shots, generator=torch.Generator().manual_seed(0))
     knn = knn_classify(*sets[:3], k=10, temperature=0.1).accuracy(sets[3])
     return {"knn": knn.top1, "linear": linear_probe(*sets).top1, "few_shot": few.top1.mean}
+
+
+def score_table(data: Data, pixels: float, rows: dict[str, dict[str, float]]) -> str:
+    """The scores of several networks, by name, beside chance and raw pixels."""
+    chance = 100 / (int(data.test_labels.max()) + 1)
+    head = f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}\n{'':22}   k-NN  linear  5 labels a class"
+    keys = ("knn", "linear", "few_shot")
+    return "\n".join([head, *(f"{name:22}" + "".join(f"{row[key]:7.1f}" for key in keys) for name, row in rows.items())])
 
 
 def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: torch.device | None = None) -> float:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, scores, set_rate, share_of
+from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, score_table, scores, set_rate, share_of
 from sslkit.augmentations import simclr
 from sslkit.backbones import convnet_small
 from sslkit.evaluation import nearest_neighbours
@@ -93,10 +93,7 @@ def report(options, run, data, encoder, device, before, controls):
     found, pixels = scores(encoder, data, after, device), knn_score(nn.Flatten(), data)
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
-        chance = 100 / (int(data.test_labels.max()) + 1)
-        print(f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}\n{'':22}   k-NN  linear  5 labels a class")
-        for name, row in (("random network", controls), (f"after {run.steps} steps", found)):
-            print(f"{name:22}" + "".join(f"{row[key]:7.1f}" for key in ("knn", "linear", "few_shot")))
+        print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
     queries = torch.tensor(pick(data))
     if not after.isfinite().all() or len(after) < 2:
         return

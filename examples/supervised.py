@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import VisionTransformer
 
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, set_rate, share_of, wrong
+from common import Run, batch_of, embed, floats, knn_score, labelled, load_data, processes, run_options, set_rate, share_of, wrong
 from sslkit.augmentations import supervised
 from sslkit.backbones import convnet_small
 from sslkit.distributed import global_mean
-from sslkit.evaluation import semi_supervised_subset, top_accuracy
+from sslkit.evaluation import top_accuracy
 
 
 def parse(arguments=None):
@@ -56,18 +56,7 @@ def main(arguments=None):
     with processes() as (group, rank, device):
         run = Run(options, rank)
         data = load_data(options.data, options.size)
-        if data.train_labels is None:
-            raise wrong(
-                "--data", given=f"{options.data} without labels", expected="labelled pictures", mend="give each class its own folder"
-            )
-        used = torch.arange(len(data.train))
-        share = options.labels if options.labels <= 1 else options.labels / len(used)
-        if not 0 < share <= 1:
-            raise wrong(
-                "--labels", given=str(options.labels), expected=f"a share in (0, 1], or a number up to {len(used)}", mend="pass one"
-            )
-        if share < 1:
-            used = semi_supervised_subset(data.train_labels, share, torch.Generator().manual_seed(options.seed))
+        used = labelled(data, options.labels, options.seed)
         torch.manual_seed(options.seed)
         backbone = build(options, data.train.shape[1])
         classes = int(data.train_labels.max()) + 1

@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run_claim(claim, tier=options.tier, seeds=seeds)
     if options.tier == "quick":
         chosen = [c for c in claims if c.name in options.names or (not options.names and "quick" in c.tiers)]
-        print(table([standing(c, read_runs(FOLDER / f"{c.name}.jsonl"), "quick") for c in chosen]))
+        print(table([standing(c, read_runs(FOLDER / c.file), "quick") for c in chosen]))
         return 0
     # the page always holds every claim, whichever were run now: leaving one out would hide an unfavourable row.
-    standings = [standing(c, read_runs(FOLDER / f"{c.name}.jsonl"), "cpu") for c in claims]
+    standings = [standing(c, read_runs(FOLDER / c.file), "cpu") for c in claims]
     plot_claims(standings, DOCS / "claims.png")
     print(table(standings), write_table(standings, DOCS / "claims.md"), sep="\n")
     return 0

@@ -14,10 +14,23 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run_example(example: str, settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Runs examples/<example>.py on one thread with `--key value` for every setting (`--key` alone for True); the numbers it reports."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [f"--seed={seed}", "--threads=1", f"--out={folder}"]
-        options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in settings.items() if value is not False]
-        done = subprocess.run([sys.executable, str(EXAMPLES / f"{example}.py"), *options], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{example} {' '.join(options)} failed:\n{done.stderr}")
-        result = json.loads((Path(folder) / "result.json").read_text())
+        return _run(example, settings, seed, Path(folder))
+
+
+def run_and_finetune(example: str, finetune: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """`run_example`, then examples/finetune.py from its weights, on the same data; `finetuned` is the accuracy of that."""
+    shared = {key: settings[key] for key in ("data", "size", "no-flip") if key in settings}
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder) / example
+        numbers = _run(example, settings, seed, first)
+        return numbers | {"finetuned": _run("finetune", {**shared, **finetune, "init": first}, seed, Path(folder) / "finetune")["accuracy"]}
+
+
+def _run(example: str, settings: Mapping[str, Any], seed: int, out: Path) -> dict[str, float]:
+    options = [f"--seed={seed}", "--threads=1", f"--out={out}"]
+    options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in settings.items() if value is not False]
+    done = subprocess.run([sys.executable, str(EXAMPLES / f"{example}.py"), *options], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{example} {' '.join(options)} failed:\n{done.stderr}")
+    result = json.loads((out / "result.json").read_text())
     return {name: number for name, number in result.items() if name not in ("steps", "seed")}

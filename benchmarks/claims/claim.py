@@ -22,7 +22,7 @@ class Claim:
     pictures in the same order to every arm, all arms take the same number of steps, the last step is evaluated.
     """
 
-    name: str  # of the file of results; letters, digits, _ and -
+    name: str  # letters, digits, _ and -
     statement: str  # the claim in a sentence
     source: str  # paper, table
     paper: str  # the paper's numbers, as text
@@ -38,11 +38,13 @@ class Claim:
     digits: int = 1  # after the point, in the table
     revision: int = 1  # to be raised when the runner's code changes the numbers: earlier runs then count no more
     note: str = ""  # a reason for a verdict, printed under the table
+    log: str = ""  # of the file of results, the name if left out; claims that share arms share it, and each arm is run once
 
     def __post_init__(self) -> None:
         problem = None
-        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
-            problem = f"name={self.name!r}; expected letters, digits, _ and -"
+        odd = [word for word in (self.name, self.log or self.name) if not word.replace("_", "").replace("-", "").isalnum()]
+        if odd:
+            problem = f"name={self.name!r}, log={self.log!r}; expected letters, digits, _ and -"
         elif len(set(self.better)) != 2 or not set(self.better) <= set(self.arms):
             problem = f"better={self.better}; expected two names of {list(self.arms)}"
         elif not set(self.tiers) <= set(TIERS):
@@ -51,6 +53,11 @@ class Claim:
             problem = "two arms with equal settings; expected different ones"
         if problem:
             raise ValueError(f"Claim: got {problem}. To mend: correct it in the file of the claim.")
+
+    @property
+    def file(self) -> str:
+        """The name of the file of results."""
+        return f"{self.log or self.name}.jsonl"
 
     def settings(self, arm: str, tier: str) -> dict[str, Any]:
         """What the runner of an arm is given."""

@@ -59,7 +59,7 @@ def run_claim(claim: Claim, *, tier: str = "cpu", seeds: Sequence[int] | None = 
     Raises:
         ValueError: a runner leaves out a metric. Whatever the runner raises passes through; earlier lines are safe.
     """
-    path = folder / f"{claim.name}.jsonl"
+    path = folder / claim.file
     done = {(record["hash"], record["seed"]) for record in read_runs(path)}
     for seed in claim.seeds if seeds is None else seeds:
         for arm in claim.arms:
@@ -74,7 +74,7 @@ def run_claim(claim: Claim, *, tier: str = "cpu", seeds: Sequence[int] | None = 
             if missing:
                 raise wrong("run_claim", given=f"metrics {sorted(metrics)} from {claim.name}/{arm}",
                             expected=f"also {sorted(missing)}", mend="return them from the runner")  # fmt: skip
-            record = {"claim": claim.name, "arm": arm, "tier": tier, "seed": seed, "hash": key, "revision": claim.revision,
+            record = {"claim": claim.log or claim.name, "arm": arm, "tier": tier, "seed": seed, "hash": key, "revision": claim.revision,
                       "settings": settings, "metrics": metrics, "cpu_s": round(cpu, 2), "wall_s": round(wall, 2),
                       "versions": versions(), "machine": machine()}  # fmt: skip
             append_run(path, record)

@@ -231,3 +231,12 @@ def test_errors(generator):
         MAE(model.encoder, 8, 1, 3)
     with pytest.raises(ValueError, match=r"ViT: got keep for batch 3 and grid \(2, 2\); expected batch 2 and grid \(2, 2\)"):
         model(images, draw(3, (2, 2), 1, generator))
+
+
+def test_other_targets_have_their_own_number_of_values(generator):
+    torch.manual_seed(0)
+    model = MAE(ViT(8, 4, 8, 1, 2, positions="sincos"), 8, 1, 2, values=5)
+    mask = draw(2, (2, 2), 2, generator)
+    assert model(pictures(model, generator), mask).shape == (2, 4, model.values) == (2, 4, 5)
+    with pytest.raises(ValueError, match="MAE: got values=0; expected a whole number from 1 on. To mend"):
+        MAE(ViT(8, 4, 8, 1, 2), 8, 1, 2, values=0)

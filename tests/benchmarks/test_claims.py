@@ -72,6 +72,28 @@ def test_every_run_is_a_line_and_is_run_once(tmp_path):
     assert len(read_runs(tmp_path / "crop.jsonl")) == 12
 
 
+def test_claims_that_share_a_file_share_the_runs_of_their_common_arms(tmp_path):
+    calls = []
+
+    def run(settings, seed):
+        calls.append(settings["steps"])
+        return {"linear": float(settings["steps"])}
+
+    arms = {"default": {"steps": 1}, "a": {"steps": 2}, "b": {"steps": 3}}
+    first, second = (
+        make(run, name=f"over-{arm}", log="both", arms={name: arms[name] for name in ("default", arm)}, better=("default", arm))
+        for arm in ("a", "b")
+    )
+    run_claim(first, folder=tmp_path, seeds=[0], say=quiet)
+    records = run_claim(second, folder=tmp_path, seeds=[0], say=quiet)
+    assert calls == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["both.jsonl"]
+    assert standing(first, records, "cpu").judgement.differences == (-1.0,)
+    assert standing(second, records, "cpu").judgement.differences == (-2.0,)
+    with pytest.raises(ValueError, match="log='a/b'; expected letters, digits, _ and -"):
+        make(log="a/b")
+
+
 @pytest.mark.parametrize("cut", [1, 10, -1])
 def test_a_torn_line_is_run_again_and_the_rest_stays(tmp_path, cut):
     claim = make()

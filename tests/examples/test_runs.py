@@ -1,67 +1,15 @@
 """The examples as a user runs them: they finish, they survive being killed, they refuse what is not theirs."""
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, state
 from torchvision.transforms.functional import to_pil_image
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-import simclr  # noqa: E402  # the folder must be on the path first
+import simclr  # isort: skip  # runs.py puts the folder of the examples on the path
 
-SMALL = ["--data", "digits", "--size", "16", "--batch", "32", "--threads", "1", "--no-flip"]
-
-
-def command(example, *options, processes=1):
-    start = (
-        [sys.executable]
-        if processes == 1
-        else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    )
-    return [*start, str(ROOT / "examples" / f"{example}.py"), *map(str, options)]
-
-
-def run(example, *options, processes=1):
-    done = subprocess.run(command(example, *options, processes=processes), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def state(out):
-    """Everything a run leaves that must repeat: the log's lines, and the checkpoint's tensors and numbers."""
-    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
-    tensors, _ = torch.utils._pytree.tree_flatten(checkpoint["parts"])
-    return (out / "log.jsonl").read_text(), checkpoint["step"], tensors
-
-
-def same(a, b):
-    return a[:2] == b[:2] and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a[2], b[2], strict=True))
-
-
-def killed_and_resumed(out, options, kills, seed):
-    """Runs, is killed `kills` times at random moments of training and saving, and goes on to the end. Returns the kills that hit."""
-    hits, rng = 0, random.Random(seed)
-    while True:
-        process = subprocess.Popen(command("simclr", *options, "--out", out, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if hits < kills:
-            before = (out / "log.jsonl").stat().st_size if (out / "log.jsonl").exists() else 0
-            while process.poll() is None and (not (out / "log.jsonl").exists() or (out / "log.jsonl").stat().st_size == before):
-                time.sleep(0.002)  # until it trains
-            time.sleep(rng.random() * 0.15)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                hits += 1
-        error = process.communicate()[1].decode()
-        if process.returncode == 0:
-            return hits
-        assert process.returncode == -signal.SIGKILL, error
+SMALL = [*DIGITS, "--size", "16", "--batch", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +25,7 @@ def test_a_killed_run_resumes_to_the_same_bits(unbroken, tmp_path, kills):
     options = [*SMALL, "--steps", steps, "--save-every", 1]
     if kills > 3:
         run("simclr", *options, "--out", reference)
-    hits = killed_and_resumed(tmp_path / "killed", options, kills, seed=kills)
+    hits = killed_and_resumed("simclr", tmp_path / "killed", options, kills, seed=kills)
     assert hits == kills
     assert same(state(tmp_path / "killed"), state(reference))
 
@@ -89,10 +37,6 @@ def test_a_finished_run_leaves_its_result_and_pictures(unbroken):
     assert {path.name for path in unbroken.glob("*.png")} == {"neighbours.png", "loss.png"}
     assert len(losses(unbroken)) == 60
     assert losses(unbroken)[-1] < losses(unbroken)[0]
-
-
-def losses(out):
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def test_two_processes_train_as_one(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslkit.patches import patchify
-from sslkit.targets import normalized_pixels
+from sslkit.targets import normalized_pixels, unnormalized_pixels
 from sslkit.testing import proves
 
 NAME = "targets.normalized_pixels"
@@ -68,3 +68,52 @@ def test_errors():
         normalized_pixels(images, 3)
     with pytest.raises(ValueError, match="normalized_pixels: got std of 2 numbers; expected 3, one a channel. To mend"):
         normalized_pixels(images, 4, std=(1, 1))
+
+
+BACK = "targets.unnormalized_pixels"
+
+
+@proves(BACK, "loop", "property")
+@given(
+    grid=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    patch=st.integers(2, 4),
+    order=st.sampled_from(["pqc", "cpq"]),
+    statistics=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_way_back_ends_at_the_pixels(grid, patch, order, statistics, seed):
+    images = torch.rand(2, 3, grid[0] * patch, grid[1] * patch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    options = {"order": order, **({"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.5)} if statistics else {})}
+    target = normalized_pixels(images, patch, **options)
+    back = unnormalized_pixels(target, images, patch, **options)
+    torch.testing.assert_close(back, patchify(images, patch, order=order), rtol=0, atol=1e-12)
+    levels = (images * 255).to(torch.uint8)
+    back = unnormalized_pixels(normalized_pixels(levels, patch, **options), levels, patch, **options)
+    torch.testing.assert_close(back, patchify(levels, patch, order=order) / 255, rtol=0, atol=1e-5)
+    flat = unnormalized_pixels(torch.zeros_like(target), images, patch, order=order)  # a prediction of 0 is the mean of the token
+    torch.testing.assert_close(flat, patchify(images, patch, order=order).mean(dim=-1, keepdim=True).expand_as(flat))
+
+
+@proves(BACK, "property")
+def test_the_way_back_of_clips(generator):
+    clips = torch.rand(1, 3, 8, 4, 6, generator=generator)
+    options = {"tubelet": 2, "frame_stride": 2, "order": "cpq", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.5)}
+    back = unnormalized_pixels(normalized_pixels(clips, 2, **options), clips, 2, **options)
+    torch.testing.assert_close(back, patchify(clips, 2, tubelet=2, frame_stride=2, order="cpq"), rtol=0, atol=1e-5)
+
+
+@proves(BACK, "half")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_predictions_come_back_in_float32(dtype, generator):
+    images = torch.rand(1, 3, 8, 8, generator=generator)
+    narrow = normalized_pixels(images, 4).to(dtype)
+    assert torch.equal(unnormalized_pixels(narrow, images, 4), unnormalized_pixels(narrow.float(), images, 4))
+
+
+@proves(BACK, "errors")
+def test_errors_of_the_way_back():
+    images = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"got prediction \[1, 4, 47\]; expected \[1, 4, 48\], as the images give. To mend"):
+        unnormalized_pixels(torch.zeros(1, 4, 47), images, 4)
+    with pytest.raises(ValueError, match="unnormalized_pixels: got mean of 2 numbers; expected 3"):
+        unnormalized_pixels(torch.zeros(1, 4, 48), images, 4, mean=(0, 0))

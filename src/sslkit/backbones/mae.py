@@ -30,6 +30,7 @@ class MAE(nn.Module):
         decoder_heads: heads of the decoder.
         mlp_ratio: hidden units per token size, in the decoder.
         norm_eps: of the decoder's LayerNorms.
+        values: numbers predicted per token; None: its pixels. Other targets have as many as they say: coefficients, visual words.
 
     The decoder's positions are the fixed sin-cos table (zeros for prefix tokens), read on other grids in the encoder's resample mode. The
     decoder, mask token included, starts as published ("mae" of `initialise`).
@@ -41,13 +42,16 @@ class MAE(nn.Module):
     """
 
     def __init__(self, encoder: ViT, decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16, *, mlp_ratio: float = 4,
-                 norm_eps: float = 1e-6) -> None:  # fmt: skip
+                 norm_eps: float = 1e-6, values: int | None = None) -> None:  # fmt: skip
         super().__init__()
         if not isinstance(encoder, ViT):
             raise wrong("MAE", given=f"encoder of type {type(encoder).__name__}", expected="a sslkit.backbones.ViT",
                         mend='pass vit_base(positions="sincos", init="mae")', kind=TypeError)  # fmt: skip
+        if values is not None and values < 1:
+            raise wrong("MAE", given=f"values={values}", expected="a whole number from 1 on",
+                        mend="pass how many numbers the target has for a token, or None for its pixels")  # fmt: skip
         embed = encoder.patch_embed
-        self.values = (embed.tubelet or 1) * embed.patch**2 * embed.channels
+        self.values = (embed.tubelet or 1) * embed.patch**2 * embed.channels if values is None else values
         self.encoder = encoder
         self.decoder_embed = nn.Linear(encoder.dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
@@ -79,7 +83,7 @@ class MAE(nn.Module):
             mask: its hidden tokens are neither embedded nor encoded; every row must hide the same number.
 
         Returns:
-            [batch, tokens, values], values = tubelet * patch**2 * channels in the order "pqc" of `patchify`.
+            [batch, tokens, values]; pixels: tubelet * patch**2 * channels of them, in the order "pqc" of `patchify`.
 
         Raises:
             ValueError: the images do not fit the encoder, or the mask is for another batch or grid.

@@ -2,6 +2,7 @@
 
 from sslkit.plots._curves import curves
 from sslkit.plots.neighbours import neighbour_picture
+from sslkit.plots.reconstruction import reconstruction_sheet
 from sslkit.plots.sheet import GREEN, RED, contact_sheet, save_picture
 
-__all__ = ["GREEN", "RED", "contact_sheet", "curves", "neighbour_picture", "save_picture"]
+__all__ = ["GREEN", "RED", "contact_sheet", "curves", "neighbour_picture", "reconstruction_sheet", "save_picture"]
