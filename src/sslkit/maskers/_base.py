@@ -44,11 +44,8 @@ class Masker(ABC):
             ValueError: batch is negative, or the grid is not made of two or three positive whole numbers.
         """
         grid = check_grid(type(self).__name__, grid)
-        if batch < 0:
-            raise wrong(type(self).__name__, given=f"batch={batch}", expected="0 or more", mend="pass the number of samples")
-        source = device if generator is None else None
-        u = uniforms(batch, self.slots(grid), generator=generator, device=source)
-        return self._moved(self.from_uniforms(u, grid), device)
+        u = batch_uniforms(type(self).__name__, batch, self.slots(grid), generator, device)
+        return moved(self.from_uniforms(u, grid), device)
 
     def for_indices(
         self, indices: Tensor, grid: tuple[int, ...], *, seed: int, epoch: int = 0, device: torch.device | str | None = None
@@ -67,15 +64,38 @@ class Masker(ABC):
             TypeError: indices are not integers.
         """
         grid = check_grid(type(self).__name__, grid)
-        if indices.ndim != 1:
-            raise wrong(f"{type(self).__name__}.for_indices", given=f"indices {list(indices.shape)}", expected="[batch]",
-                        mend="pass one index per sample")  # fmt: skip
-        u = uniforms(len(indices), self.slots(grid), indices=indices, seed=seed, epoch=epoch, offset=OFFSET)
-        return self._moved(self.from_uniforms(u, grid), device)
+        u = index_uniforms(type(self).__name__, indices, self.slots(grid), seed, epoch)
+        return moved(self.from_uniforms(u, grid), device)
 
-    @staticmethod
-    def _moved(mask: TokenMask, device: torch.device | str | None) -> TokenMask:
-        return mask if device is None or mask.mask.device == torch.device(device) else mask.to(device)
+
+def batch_uniforms(where: str, batch: int, slots: int, generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
+    """The numbers of a batch, [batch, slots]: drawn where the generator lives, without one on `device`."""
+    if batch < 0:
+        raise wrong(where, given=f"batch={batch}", expected="0 or more", mend="pass the number of samples")
+    return uniforms(batch, slots, generator=generator, device=device if generator is None else None)
+
+
+def index_uniforms(where: str, indices: Tensor, slots: int, seed: int, epoch: int) -> Tensor:
+    """The numbers of these samples, [len(indices), slots], on their device."""
+    if indices.ndim != 1:
+        raise wrong(f"{where}.for_indices", given=f"indices {list(indices.shape)}", expected="[batch]", mend="pass one index per sample")
+    return uniforms(len(indices), slots, indices=indices, seed=seed, epoch=epoch, offset=OFFSET)
+
+
+def moved(mask: TokenMask, device: torch.device | str | None) -> TokenMask:
+    """The mask on `device`; None: where it is."""
+    return mask if device is None or mask.mask.device == torch.device(device) else mask.to(device)
+
+
+def row_keys(u: Tensor) -> Tensor:
+    """[batch, 2] uniform numbers -> int64 [batch] in 0..2**32-1: the key of a row that takes its numbers from `counter.bits`."""
+    return ((u[:, 0] * 2**24).long() << 8) | (u[:, 1] * 2**8).long()
+
+
+def check_axes(where: str, grid: tuple[int, ...], axes: int, mend: str) -> None:
+    """Raises a ValueError unless the grid has that many axes."""
+    if len(grid) != axes:
+        raise wrong(where, given=f"grid {grid}", expected="(h, w)" if axes == 2 else "(t, h, w)", mend=mend)
 
 
 def check_ratio(where: str, ratio: float) -> None:
@@ -83,6 +103,12 @@ def check_ratio(where: str, ratio: float) -> None:
     if not 0 <= ratio < 1:
         raise wrong(where, given=f"ratio={ratio}", expected="a ratio in [0, 1), the fraction hidden",
                     mend="divide percentages by 100; pass count= to hide every token")  # fmt: skip
+
+
+def check_aspect(where: str, min_aspect: float) -> None:
+    """Raises a ValueError unless min_aspect lies in (0, 1]."""
+    if not 0 < min_aspect <= 1:
+        raise wrong(where, given=f"min_aspect={min_aspect}", expected="above 0 and at most 1", mend="pass the smaller of the two")
 
 
 def check_count(where: str, count: int | None) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from sslkit._checks import bind_axes, wrong
 from sslkit.kernels import gather_tokens, replace_tokens, scatter_tokens
+from sslkit.maskers._places import places
 
 Device = torch.device | str
 
@@ -73,14 +74,14 @@ class TokenMask:
     def ids_keep(self) -> Tensor:
         """The visible tokens: int64 [batch, kept], ascending. ValueError if rows differ in count."""
         if self._ids_keep is None:
-            object.__setattr__(self, "_ids_keep", _places(~self.mask, self.mask.shape[1] - self._hidden_count()))
+            object.__setattr__(self, "_ids_keep", places(~self.mask, self.mask.shape[1] - self._hidden_count()))
         return self._ids_keep  # type: ignore[return-value]
 
     @property
     def ids_hidden(self) -> Tensor:
         """The hidden tokens: int64 [batch, hidden], ascending. ValueError if rows differ in count."""
         if self._ids_hidden is None:
-            object.__setattr__(self, "_ids_hidden", _places(self.mask, self._hidden_count()))
+            object.__setattr__(self, "_ids_hidden", places(self.mask, self._hidden_count()))
         return self._ids_hidden  # type: ignore[return-value]
 
     def keep(self, x: Tensor, prefix: int = 0) -> Tensor:
@@ -132,7 +133,7 @@ class TokenMask:
         if self._ids_keep is None or any(new % old for new, old in zip(grid, self.grid, strict=True)):
             return TokenMask(mask, grid)
         kept = self._ids_keep.shape[1] * (math.prod(grid) // math.prod(self.grid))
-        return known(mask, _places(~mask, kept), grid)
+        return known(mask, places(~mask, kept), grid)
 
     def to(self, device: Device, non_blocking: bool = False) -> "TokenMask":
         """The mask on another device."""
@@ -200,6 +201,12 @@ def known(mask: Tensor, ids_keep: Tensor, grid: tuple[int, ...]) -> TokenMask:
     return _unflatten((mask, ids_keep), grid)
 
 
+def at_all_times(mask: TokenMask, grid: tuple[int, ...]) -> TokenMask:
+    """A mask of one frame, (h, w), at all times of grid (t, h, w)."""
+    leaves, frame = _flatten(mask)
+    return _unflatten(leaves, (1, *frame)).resize(grid)
+
+
 def check_grid(where: str, grid: tuple[int, ...]) -> tuple[int, ...]:
     """The grid as a tuple of ints.
 
@@ -211,16 +218,6 @@ def check_grid(where: str, grid: tuple[int, ...]) -> tuple[int, ...]:
         raise wrong(where, given=f"grid {grid}", expected="(h, w) or (t, h, w), positive whole numbers",
                     mend="pass the tokens along each axis, see sslkit.patches.grid_of")  # fmt: skip
     return tuple(int(n) for n in found)
-
-
-def _places(flags: Tensor, count: int) -> Tensor:
-    """The places of True, `count` in every row: int64 [batch, count], ascending, without a look at the values.
-
-    The n-th True of a row goes to column n, every False to one column more, which is dropped.
-    """
-    column = torch.where(flags, flags.cumsum(dim=1) - 1, count)
-    places = torch.arange(flags.shape[1], device=flags.device).expand_as(column)
-    return column.new_zeros(flags.shape[0], count + 1).scatter_(1, column, places)[:, :count].contiguous()
 
 
 def _flatten(mask: TokenMask) -> tuple[list[Tensor], tuple[int, ...]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, wrong
 from sslkit.maskers._base import Masker, check_count, check_ratio, hidden_count
+from sslkit.maskers._places import eager, places, smallest
 from sslkit.maskers.mask import TokenMask, check_grid, known
 
 
@@ -75,29 +76,22 @@ def _smallest(noise: Tensor, kept: int, grid: tuple[int, ...], *, uniform: bool 
     """The mask that leaves the `kept` smallest of float32 noise [batch, tokens] visible.
 
         key = order-preserving bits of the noise, then the place       no two keys of a row are equal
-        hidden where key >= the key of rank `kept`
 
-    so the result does not depend on how the rank is found. `uniform`: the noise is known to be whole multiples of 2**-24 in [0, 1).
+    so the result does not depend on how the smallest are found. `uniform`: the noise is whole multiples of 2**-24 in [0, 1).
     """
-    batch, tokens = noise.shape
-    if kept in (0, tokens):
-        places = torch.arange(tokens, device=noise.device)[:kept].expand(batch, -1).contiguous()
-        return known(torch.full((batch, tokens), kept == 0, device=noise.device), places, grid)
-    eager = type(noise) is Tensor and noise.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager and uniform:
-        return _smallest_uniform(noise, kept, grid)
+    tokens = noise.shape[1]
+    if uniform and eager(noise):
+        among = torch.from_numpy(smallest(_uniform_key(noise), kept))
+        return known(~among, places(among, kept), grid)
     bits = (noise + 0.0).view(torch.int32)  # + 0.0: of two signs of zero, one
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats are ordered backwards
     key = (bits.long() << 32) | torch.arange(tokens, device=noise.device)  # [batch, tokens]
-    if eager:
-        return _ranked(key.numpy(), kept, grid)
-    ordered = key.sort(dim=1).values
-    ids_keep = (ordered[:, :kept] & 0xFFFFFFFF).sort(dim=1).values
-    return known(key >= ordered[:, kept, None], ids_keep, grid)
+    visible: Tensor = smallest(key, kept)
+    return known(~visible, places(visible, kept), grid)
 
 
-def _smallest_uniform(noise: Tensor, kept: int, grid: tuple[int, ...]) -> TokenMask:
-    """The keys of noise in whole multiples of 2**-24: 24 + 8 bits where the places of a row fit into 8, half the memory."""
+def _uniform_key(noise: Tensor) -> Any:
+    """The key of uniform noise, numpy: 24 + 8 bits where the places of a row fit into 8, half the memory."""
     import numpy as np
 
     tokens = noise.shape[1]
@@ -108,15 +102,4 @@ def _smallest_uniform(noise: Tensor, kept: int, grid: tuple[int, ...]) -> TokenM
         key = noise.numpy().view(np.int32).astype(np.int64)
         key <<= 32
     key |= np.arange(tokens, dtype=key.dtype)
-    return _ranked(key, kept, grid)
-
-
-def _ranked(key: Any, kept: int, grid: tuple[int, ...]) -> TokenMask:
-    """By numpy's partition, a fifth of the time of a sort by torch. key: numpy [batch, tokens], unique integers."""
-    import numpy as np
-
-    batch, tokens = key.shape
-    visible = key < np.partition(key, kept, axis=1)[:, kept, None]
-    ids = np.flatnonzero(visible).reshape(batch, kept)  # row-major: ascending inside a row
-    ids -= np.arange(0, batch * tokens, tokens)[:, None]
-    return known(torch.from_numpy(~visible), torch.from_numpy(ids), grid)
+    return key
