@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from sslkit.backbones import ViT, load_official, vit_base, vit_huge, vit_large, vit_small, vit_tiny
 from sslkit.backbones._embed import PatchEmbed
+from sslkit.patches import patchify
 from sslkit.testing import proves
 
 NAME = "backbones.ViT"
@@ -130,6 +131,25 @@ def test_patch_embedding_is_the_convolution_and_ids_choose_its_places(tubelet, l
     ids = torch.rand(3, full.shape[1], generator=generator).argsort(dim=1)[:, :4]
     torch.testing.assert_close(embed(images, ids), full.gather(1, ids[..., None].expand(-1, -1, 6)))
     assert embed.grid(images) == ((2,) if tubelet else ()) + (2, 3)
+
+
+@proves(NAME, "loop")
+@pytest.mark.parametrize("batch", [0, 1, 16])  # torch takes another kernel from 16 samples on
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_patch_embedding_and_its_gradients_are_those_of_the_matrix_product(batch, kept, generator):
+    embed = PatchEmbed(8, 24, channels=3)
+    images = torch.randn(batch, 3, 16, 24, generator=generator)
+    ids = torch.rand(batch, 6, generator=generator).argsort(dim=1)[:, :kept]
+    out = embed(images, ids)
+    values = patchify(images, 8, order="cpq").gather(1, ids[..., None].expand(-1, -1, 192))
+    weight, bias = embed.proj.weight.detach().flatten(1).requires_grad_(), embed.proj.bias.detach().requires_grad_()
+    expected = functional.linear(values, weight, bias)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert out.is_contiguous()
+    grad = torch.randn(out.shape, generator=generator)
+    got, wanted = torch.autograd.grad(out, list(embed.proj.parameters()), grad), torch.autograd.grad(expected, [weight, bias], grad)
+    torch.testing.assert_close(got[0].flatten(1), wanted[0], rtol=1e-5, atol=1e-4)  # sums over up to 80 tokens
+    torch.testing.assert_close(got[1], wanted[1], rtol=1e-5, atol=1e-4)
 
 
 @proves(NAME, "errors")

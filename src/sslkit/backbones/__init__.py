@@ -1,7 +1,9 @@
 """What turns images into embeddings."""
 
+from sslkit.backbones._export import export
 from sslkit.backbones._sizes import vit_base, vit_huge, vit_large, vit_small, vit_tiny
 from sslkit.backbones._tokens import Tokens
+from sslkit.backbones.adapters import adapt
 from sslkit.backbones.convnet import ConvNet, convnet_small
 from sslkit.backbones.mae import MAE
 from sslkit.backbones.official import load_official
@@ -12,7 +14,9 @@ __all__ = [
     "ConvNet",
     "Tokens",
     "ViT",
+    "adapt",
     "convnet_small",
+    "export",
     "load_official",
     "vit_base",
     "vit_huge",

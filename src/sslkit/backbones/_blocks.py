@@ -9,6 +9,17 @@ from torch.nn import functional
 from sslkit._checks import need_between, wrong
 
 
+def attention_weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(scale * q k^T + bias): [batch, heads, queries, dim / heads] and keys alike -> [batch, heads, queries, keys].
+
+    Row i says where query i looks, and sums to 1; float32 or wider.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = q.to(wide) @ k.to(wide).transpose(-1, -2) * scale
+        return (scores if bias is None else scores + bias.to(wide)).softmax(dim=-1)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention.
 
@@ -40,10 +51,7 @@ class Attention(nn.Module):
     def weights(self, tokens: Tensor) -> Tensor:
         """[batch, heads, tokens, tokens]: row i says where token i looks, and sums to 1; float32 or wider."""
         q, k, _ = self._split(tokens)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
-            scores: Tensor = q.to(wide) @ k.to(wide).transpose(-1, -2) * q.shape[-1] ** -0.5
-            return scores.softmax(dim=-1)
+        return attention_weights(q, k, q.shape[-1] ** -0.5)
 
 
 class MLP(nn.Module):
@@ -120,8 +128,8 @@ class Blocks(nn.ModuleList):
     def forward(
         self, tokens: Tensor, *, layers: Iterable[int] = (), attention_of: int | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-        wanted = [self._index(i) for i in layers]
-        looked_at = None if attention_of is None else self._index(attention_of)
+        wanted = [block_number("Blocks", i, len(self)) for i in layers]
+        looked_at = None if attention_of is None else block_number("Blocks", attention_of, len(self))
         outputs: dict[int, Tensor] = {}
         attention = None
         for i, block in enumerate(self):
@@ -132,8 +140,10 @@ class Blocks(nn.ModuleList):
                 outputs[i] = tokens
         return tokens, tuple(outputs[i] for i in wanted), attention
 
-    def _index(self, i: int) -> int:
-        if not -len(self) <= i < len(self):
-            raise wrong("Blocks", given=f"layer {i}", expected=f"a number from {-len(self)} to {len(self) - 1}",
-                        mend="count blocks from 0, or from the end by -1")  # fmt: skip
-        return i % len(self)
+
+def block_number(where: str, i: int, depth: int) -> int:
+    """The number of a block, counted from 0; -1 is the last."""
+    if not -depth <= i < depth:
+        raise wrong(where, given=f"layer {i}", expected=f"a number from {-depth} to {depth - 1}",
+                    mend="count blocks from 0, or from the end by -1")  # fmt: skip
+    return i % depth

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit._checks import wrong
+from sslkit.backbones._adapt.base import Adapted
 from sslkit.backbones._blocks import Blocks
 from sslkit.backbones._init import initialise
 from sslkit.backbones._tokens import Tokens
@@ -24,7 +25,7 @@ class MAE(nn.Module):
         prediction = decoder_pred(decoder_norm(decoder_blocks(full + decoder_pos_embed)))         without the prefix tokens
 
     Args:
-        encoder: a `ViT`. The paper's has positions="sincos" and init="mae".
+        encoder: a `ViT`, or another library's model by `adapt`. The paper's is a ViT with positions="sincos" and init="mae".
         decoder_dim: size of the decoder's tokens, a multiple of decoder_heads and of 4 (16 for clips).
         decoder_depth: blocks of the decoder.
         decoder_heads: heads of the decoder.
@@ -41,17 +42,16 @@ class MAE(nn.Module):
     Source: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", sec. 3 and appendix A.1.
     """
 
-    def __init__(self, encoder: ViT, decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16, *, mlp_ratio: float = 4,
-                 norm_eps: float = 1e-6, values: int | None = None) -> None:  # fmt: skip
+    def __init__(self, encoder: ViT | Adapted, decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16, *,
+                 mlp_ratio: float = 4, norm_eps: float = 1e-6, values: int | None = None) -> None:  # fmt: skip
         super().__init__()
-        if not isinstance(encoder, ViT):
-            raise wrong("MAE", given=f"encoder of type {type(encoder).__name__}", expected="a sslkit.backbones.ViT",
+        if not isinstance(encoder, ViT | Adapted):
+            raise wrong("MAE", given=f"encoder of type {type(encoder).__name__}", expected="a sslkit.backbones.ViT, or what adapt returns",
                         mend='pass vit_base(positions="sincos", init="mae")', kind=TypeError)  # fmt: skip
         if values is not None and values < 1:
             raise wrong("MAE", given=f"values={values}", expected="a whole number from 1 on",
                         mend="pass how many numbers the target has for a token, or None for its pixels")  # fmt: skip
-        embed = encoder.patch_embed
-        self.values = (embed.tubelet or 1) * embed.patch**2 * embed.channels if values is None else values
+        self.values = (encoder.tubelet or 1) * encoder.patch**2 * encoder.channels if values is None else values
         self.encoder = encoder
         self.decoder_embed = nn.Linear(encoder.dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))

@@ -57,6 +57,9 @@ def load_official(
         raise wrong("load_official", given=f"source={source!r}", expected=f"one of {', '.join(map(repr, MODES))}",
                     mend='"timm" fits most files with names such as blocks.0.attn.qkv.weight')  # fmt: skip
     mode, encoder = MODES[source], model.encoder if isinstance(model, MAE) else model
+    if not isinstance(encoder, ViT):
+        raise wrong("load_official", given=f"a MAE around an adapted {type(encoder.model).__name__}", expected="one around a ViT",
+                    mend="load the weights by their own library before adapt", kind=TypeError)  # fmt: skip
     weights: dict[str, Tensor] = {}
     dropped: list[str] = []
     for name, tensor in _unwrap(state_dict).items():

@@ -12,6 +12,7 @@ from sslkit._checks import wrong
 from sslkit.backbones._blocks import Blocks
 from sslkit.backbones._embed import PatchEmbed
 from sslkit.backbones._init import Init, initialise
+from sslkit.backbones._masks import check_mask, need_both
 from sslkit.backbones._tokens import Tokens
 from sslkit.backbones.positions import RESAMPLE, Resample, resample_positions, sincos_positions
 from sslkit.patches import grid_of
@@ -96,7 +97,7 @@ class ViT(nn.Module):
                         expected=f'"learned", "sincos", "separable" or None; resample one of {", ".join(map(repr, RESAMPLE))}',
                         mend="leave both at their defaults, or take a word of these lists")  # fmt: skip
         self.prefix, self._has_slot = _read_prefix(prefix, prefix_positions)
-        self.dim, self.patch, self.tubelet, self.resample = dim, patch, tubelet, resample
+        self.dim, self.patch, self.tubelet, self.channels, self.resample = dim, patch, tubelet, channels, resample
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         size = (height, width) if frames is None else (frames, height, width)
         self.base = grid_of(size, patch, tubelet=tubelet or 1)  # the grid of the position table
@@ -141,7 +142,7 @@ class ViT(nn.Module):
         grid = self.patch_embed.grid(images)
         if keep is None:
             return self.patch_embed(images), grid
-        _check_mask("keep", keep, images.shape[0], grid)
+        check_mask("ViT", "keep", keep, images.shape[0], grid)
         return self.patch_embed(images, keep.ids_keep), grid
 
     def locate(self, patches: Tensor, grid: tuple[int, ...], *, keep: "TokenMask | None" = None) -> Tensor:
@@ -186,17 +187,15 @@ class ViT(nn.Module):
         Raises:
             ValueError: the images do not fit, a mask is for another batch or grid, or `replace` comes without `mask_token` or the reverse.
         """
-        if (replace is None) != (mask_token is None):
-            raise wrong("ViT", given="replace without mask_token" if mask_token is None else "mask_token without replace", expected="both",
-                        mend="pass the learned token that stands for hidden patches with the mask that says where")  # fmt: skip
+        need_both("ViT", replace, mask_token)
         if replace is None or mask_token is None:
             patches, grid = self.embed(images, keep=keep)
         else:
             patches, grid = self.embed(images)
-            _check_mask("replace", replace, images.shape[0], grid)
+            check_mask("ViT", "replace", replace, images.shape[0], grid)
             patches = replace.replace(patches, mask_token.flatten())
             if keep is not None:
-                _check_mask("keep", keep, images.shape[0], grid)
+                check_mask("ViT", "keep", keep, images.shape[0], grid)
                 patches = keep.keep(patches)
         sequence = self.locate(patches, grid, keep=keep)
         sequence, outputs, attention = self.blocks(sequence, layers=layers, attention_of=attention_of)
@@ -218,10 +217,3 @@ def _read_prefix(prefix: Sequence[str], slots: bool | Sequence[bool] | None) -> 
         raise wrong("ViT", given=f"prefix_positions={slots!r} for the prefix {names}", expected="one bool, or one for each token",
                     mend="False is timm's no_embed_class")  # fmt: skip
     return names, flags
-
-
-def _check_mask(name: str, mask: "TokenMask", batch: int, grid: tuple[int, ...]) -> None:
-    if tuple(mask.grid) != grid or mask.mask.shape[0] != batch:
-        raise wrong("ViT", given=f"{name} for batch {mask.mask.shape[0]} and grid {tuple(mask.grid)}",
-                    expected=f"batch {batch} and grid {grid}, as the images have",
-                    mend="draw the mask with masker(batch, grid)")  # fmt: skip
