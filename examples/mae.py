@@ -1,13 +1,18 @@
 """MAE: a quarter of the patches is encoded, a light decoder paints the others (He et al. 2022, fig. 1).
 
-    python examples/mae.py --data digits --size 32 --no-flip                    handwriting
-    python examples/mae.py --mask grid --target pixels --encoder tokens         the ablations of the paper's table 1
-    python examples/mae.py --data folder:PHOTOS --size 96 --patch 8             your own JPEG and PNG files
+    python examples/mae.py                                                      handwriting
+    python examples/mae.py --mask grid --target pixels --encoder tokens         rows of the paper's table 1
+    python examples/mae.py --data scenes:easy --size 96 --patch 8 --flip --crop 0.5 --steps 3000    generated pictures
+    python examples/mae.py --data folder:PHOTOS --size 96 --patch 8 --flip      your own JPEG and PNG files
     torchrun --nproc-per-node 2 examples/mae.py                                 as many processes as you have GPUs
+
+EXPECT
 """
 
 import argparse
 import json
+import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -34,7 +39,7 @@ from sslkit.augmentations import ColorJitter, Compose, HorizontalFlip, RandomRes
 from sslkit.backbones import MAE, ViT
 from sslkit.distributed import global_mean
 from sslkit.losses import masked_mse
-from sslkit.maskers import GridMasker, RandomMasker
+from sslkit.maskers import BlockwiseMasker, GridMasker, RandomMasker
 from sslkit.patches import patchify, unpatchify
 from sslkit.plots import curves, reconstruction_sheet, save_picture
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
@@ -42,20 +47,20 @@ from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=1000, out="runs/mae")
-    parser.set_defaults(batch=128)
+    run_options(parser, steps=600, out="runs/mae")
+    parser.set_defaults(data="digits", size=32, batch=128)
     parser.add_argument("--patch", type=int, default=4, help="side of a patch in pixels")
     parser.add_argument("--dim", type=int, default=96, help="width of the encoder, 32 a head")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder")
     parser.add_argument("--decoder-dim", type=int, default=64, help="width of the decoder, 32 a head")
     parser.add_argument("--decoder-depth", type=int, default=1, help="blocks of the decoder")
-    parser.add_argument("--mask", choices=["random", "grid"], default="random")
+    parser.add_argument("--mask", choices=["random", "block", "grid"], default="random")
     parser.add_argument("--ratio", type=float, default=0.75, help="share of the patches that is hidden")
     parser.add_argument("--target", choices=["pixels", "norm", "pca"], default="norm")
     parser.add_argument("--encoder", choices=["visible", "tokens"], default="visible", help="tokens: hidden patches are encoded, as [M]")
     parser.add_argument("--augment", choices=["none", "crop-fixed", "crop-random", "crop-jitter"], default="crop-random")
     parser.add_argument("--crop", type=float, default=0.6, help="smallest share of the picture that is shown")
-    parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=False, help="not for writing, where it makes another sign")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--overlay", action="store_true", help="put the visible patches over the painted ones in the picture")
@@ -107,7 +112,9 @@ def build(options, data, device):
     encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=data.train.shape[1],
                   positions="sincos", init="mae")  # fmt: skip
     mae = MAE(encoder, options.decoder_dim, options.decoder_depth, options.decoder_dim // 32, values=target.values)
-    masker = {"random": RandomMasker, "grid": GridMasker}[options.mask](ratio=options.ratio)
+    least = max(1, round(16 / 196 * math.prod(encoder.base)))  # of a block, in proportion to BEiT's
+    blocks = partial(BlockwiseMasker, min_patches=least)
+    masker = {"random": RandomMasker, "block": blocks, "grid": GridMasker}[options.mask](ratio=options.ratio)
     return Masked(mae, options.encoder == "tokens").to(device), target.to(device), masker
 
 
@@ -116,7 +123,7 @@ def views(options):
     scale = (options.crop, options.crop if options.augment == "crop-fixed" else 1.0)
     shape = {"ratio": (1.0, 1.0)} if options.augment == "crop-fixed" else {}
     ops = [] if options.augment == "none" else [RandomResizedCrop(options.size, scale=scale, **shape)]
-    ops += [] if options.no_flip or options.augment == "none" else [HorizontalFlip()]
+    ops += [] if not options.flip or options.augment == "none" else [HorizontalFlip()]
     ops += [ColorJitter(0.4, 0.4, 0.4, 0)] if options.augment == "crop-jitter" else []
     return Compose(*ops) if ops else lambda images, **draw: images
 

@@ -19,7 +19,7 @@ def run_example(example: str, settings: Mapping[str, Any], seed: int) -> dict[st
 
 def run_and_finetune(example: str, finetune: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """`run_example`, then examples/finetune.py from its weights, on the same data; `finetuned` is the accuracy of that."""
-    shared = {key: settings[key] for key in ("data", "size", "no-flip") if key in settings}
+    shared = {key: settings[key] for key in ("data", "size", "no-flip", "flip") if key in settings}
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / example
         numbers = _run(example, settings, seed, first)

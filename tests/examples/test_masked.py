@@ -62,7 +62,7 @@ def test_the_rows_of_the_paper_differ_where_they_should():
     """The mask hides what it says; the crop of one size keeps it; with [M] the whole grid is encoded."""
     grid = (4, 4)
     draw = {"indices": torch.arange(8), "seed": 0, "epoch": 0}
-    for name, ratio in (("random", 0.5), ("grid", 0.75)):
+    for name, ratio in (("random", 0.5), ("block", 0.75), ("grid", 0.75)):
         *_, masker = prepared("--mask", name, "--ratio", ratio)
         assert masker.for_indices(grid=grid, **draw).mask.sum(dim=1).tolist() == [16 * ratio] * 8
     ramp = torch.linspace(0, 1, 16).expand(8, 3, 16, 16)
