@@ -1,10 +1,13 @@
 """Fine-tuning: a pre-trained ViT and its labels, early blocks at a smaller rate (He et al. 2022, appendix A.2).
 
-    python examples/mae.py --data digits --size 32 --no-flip --out runs/mae                               first, something to fine-tune
-    python examples/finetune.py --init runs/mae --data digits --size 32 --no-flip --labels 100
-    python examples/finetune.py --init runs/mae --data digits --size 32 --no-flip --labels 100 --scratch  the control: weights drawn anew
-    python examples/finetune.py --init runs/mae --data digits --size 48 --no-flip                         at a higher resolution
-    python examples/finetune.py --init runs/mae --intermediate scenes --data digits --no-flip             over another labelled set
+    python examples/mae.py                                                    first, something to fine-tune
+    python examples/finetune.py --init runs/mae --labels 100
+    python examples/finetune.py --init runs/mae --labels 100 --scratch        the control: the same network, weights drawn anew
+    python examples/finetune.py --init runs/mae --size 48                     at a higher resolution, positions resampled
+    python examples/finetune.py --init runs/mae --intermediate scenes         over another labelled set, then as above
+
+Expect with 100 labels, 150 steps, 20 CPU seconds, mean of seeds 0, 1, 2: 89.7 % after 600 steps of mae.py, 94.4 % after 3000, 85.5 %
+from scratch (chance 10).
 """
 
 import argparse
@@ -38,8 +41,8 @@ from sslkit.optim import layer_decay_groups
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=200, out="runs/finetune")
-    parser.set_defaults(batch=64)
+    run_options(parser, steps=150, out="runs/finetune")
+    parser.set_defaults(data="digits", size=32, batch=64)
     parser.add_argument("--init", type=Path, help="folder of a run of mae.py or of this example, whose network and weights are taken")
     parser.add_argument("--scratch", action="store_true", help="take the network of --init, but not its weights")
     parser.add_argument("--patch", type=int, default=4, help="without --init: side of a patch in pixels")
@@ -56,7 +59,7 @@ def parse(arguments=None):
     parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth of the last block")
     parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--crop", type=float, default=0.6, help="smallest share of the picture that is shown")
-    parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=False, help="not for writing, where it makes another sign")
     return parser.parse_args(arguments)
 
 
@@ -105,7 +108,7 @@ def fit(options, group, rank, device):
     run = Run(options, rank)
     groups = layer_decay_groups(model, weight_decay=options.weight_decay, decay=options.layer_decay)
     optimizer = torch.optim.AdamW(groups)
-    view = supervised(options.size, scale=(options.crop, 1.0), flip=0.0 if options.no_flip else 0.5)
+    view = supervised(options.size, scale=(options.crop, 1.0), flip=0.5 if options.flip else 0.0)
     network = model if group is None else DistributedDataParallel(model, process_group=group)
     network = torch.compile(network) if options.compile else network
     for step in run.progress({"model": model, "optimizer": optimizer}, max(len(used), options.batch)):

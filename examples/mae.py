@@ -6,7 +6,9 @@
     python examples/mae.py --data folder:PHOTOS --size 96 --patch 8 --flip      your own JPEG and PNG files
     torchrun --nproc-per-node 2 examples/mae.py                                 as many processes as you have GPUs
 
-EXPECT
+Expect on handwriting, 600 steps, about 85 CPU seconds, mean of seeds 0, 1, 2: k-NN 77.5 -> 91.1 %, linear 94.0 -> 95.8 %, linear with
+five labels a class 72.1 -> 81.0 %; 3000 steps, 7 CPU minutes: 97.7, 98.5, 88.9 %. Raw pixels, which fill the picture here, reach 98.2 % by
+k-NN. On the generated pictures, 3000 steps, 20 CPU minutes, seed 0: k-NN 10.0 -> 11.9 %, linear 12.0 -> 32.2 % (chance 8.3).
 """
 
 import argparse

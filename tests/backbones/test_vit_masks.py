@@ -71,6 +71,21 @@ def test_replace(kind, generator):
 
 
 @proves(NAME, "property")
+@pytest.mark.parametrize("how", ["keep", "replace"])
+def test_a_nan_in_a_hidden_pixel_reaches_no_gradient(how, generator):
+    model, token = tiny(), torch.randn(8, generator=generator)
+    images, mask = pictures(model, generator), draw(2, model.base, 2, generator)
+    hidden = mask.mask.view(2, 1, *model.base).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    options = {"keep": mask} if how == "keep" else {"replace": mask, "mask_token": token}
+    found = []
+    for pixels in (images, images.masked_fill(hidden, torch.nan)):
+        model.zero_grad()
+        model(pixels, **options).patches.square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@proves(NAME, "property")
 @given(batch=st.integers(1, 3), grid=grids, channels=st.integers(1, 4), patch=st.sampled_from([1, 3, 8]), registers=st.integers(0, 3))
 def test_any_size(batch, grid, channels, patch, registers):
     model = ViT(2 * patch, patch, 4, 1, 1, channels=channels, prefix=("cls", *["reg"] * registers)).eval()

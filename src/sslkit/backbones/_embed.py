@@ -45,13 +45,18 @@ class PatchEmbed(nn.Module):
                         mend="scale uint8 pictures with images / 255; the model's channels= and tubelet= say what it takes")  # fmt: skip
         return grid_of(tuple(images.shape[2:]), self.patch, tubelet=self.tubelet or 1)
 
-    def forward(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
-        """[batch, channels, (time,) height, width] -> [batch, tokens, dim], row-major; with ids [batch, kept], these tokens."""
+    def forward(self, images: Tensor, ids: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """[batch, channels, (time,) height, width] -> [batch, tokens, dim], row-major; with ids [batch, kept], these tokens.
+
+        The pixels of tokens where `hidden`, bool [batch, tokens], is True are taken for 0.
+        """
         grid = self.grid(images)
         if ids is None:
             values = patchify(images, self.patch, tubelet=self.tubelet or 1, order="cpq")
         else:
             values = _values_of(images, ids, grid, self.patch, self.tubelet or 1)
+        if hidden is not None:
+            values = values.masked_fill(hidden[..., None], 0)
         return _product(values, self.proj.weight.flatten(1), self.proj.bias)
 
 

@@ -191,8 +191,10 @@ class ViT(nn.Module):
         if replace is None or mask_token is None:
             patches, grid = self.embed(images, keep=keep)
         else:
-            patches, grid = self.embed(images)
+            grid = self.patch_embed.grid(images)
             check_mask("ViT", "replace", replace, images.shape[0], grid)
+            # blank, though nothing is seen of it: a NaN would reach, as 0 * NaN, the gradient of the filters.
+            patches = self.patch_embed(images, hidden=replace.mask)
             patches = replace.replace(patches, mask_token.flatten())
             if keep is not None:
                 check_mask("ViT", "keep", keep, images.shape[0], grid)
