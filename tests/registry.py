@@ -15,7 +15,7 @@ import torch
 from sslkit.backbones import convnet_small
 from sslkit.losses import masked_cross_entropy, masked_mse, nt_xent
 from sslkit.modules import MLPProjector
-from sslkit.targets import PatchPCA, normalized_pixels
+from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
 
@@ -50,6 +50,10 @@ def _rows(generator):
 
 def _pictures(generator):
     return (torch.rand(3, 3, 8, 8, generator=generator),)
+
+
+def _predictions(generator):
+    return (torch.randn(3, 4, 48, generator=generator),)
 
 
 def _augmentation(name):
@@ -91,6 +95,13 @@ COMPONENTS = [
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
     Component("maskers.RandomMasker", "masker"),
     Component("maskers.GridMasker", "masker", absent={"golden": "it is not in the official repository"}),
+    *(Component(f"maskers.{name}", "masker") for name in ("BlockwiseMasker", "TubeMasker", "FrameMasker", "CubeMasker")),
+    Component("maskers.CellMasker", "masker", absent={"golden": NO_NUMBERS}),
+    Component(
+        "maskers.MultiBlockMasker",
+        "masker",
+        absent={"golden": NO_NUMBERS, "compile": "its blocks' sizes, which are shapes, are drawn on the host: it belongs into the loader"},
+    ),
     Component("kernels.gather_tokens", "target"),
     Component("kernels.scatter_tokens", "target", absent={"golden": ALONE}),
     Component("kernels.replace_tokens", "target", absent={"golden": ALONE}),
@@ -101,6 +112,14 @@ COMPONENTS = [
         _pictures,
         ("compile",),
         {"gradcheck": NO_GRADIENT},
+    ),
+    Component(
+        "targets.unnormalized_pixels",
+        "target",
+        lambda: partial(unnormalized_pixels, images=torch.linspace(0, 1, 576).view(3, 3, 8, 8), patch=4),
+        _predictions,
+        ("compile",),
+        {"gradcheck": NO_GRADIENT, "golden": NO_NUMBERS},
     ),
     Component("targets.PatchPCA", "target", _pca, _rows, ("gradcheck", "compile"), {"golden": NO_NUMBERS}),
     Component(
@@ -122,6 +141,8 @@ COMPONENTS = [
     Component("backbones.ViT", "module", absent={"worlds": NO_GROUP}),
     Component("backbones.MAE", "module", absent={"worlds": NO_GROUP}),
     Component("backbones.load_official", "evaluation"),
+    Component("backbones.adapt", "module", absent={"worlds": NO_GROUP}),
+    Component("backbones.export", "evaluation"),
     _augmentation("RandomResizedCrop"),
     _augmentation("HorizontalFlip"),
     _augmentation("ColorJitter"),
@@ -150,12 +171,15 @@ COMPONENTS = [
     Component("datasets.copy_attack", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.retrieval_labels", "dataset", absent={"pickle": FUNCTION}),
     *(Component(f"patches.{name}", "stem") for name in ("patchify", "unpatchify", "grid_of")),
-    *(Component(f"schedules.{name}", "stem") for name in ("cosine", "linear")),
+    *(Component(f"schedules.{name}", "stem") for name in ("cosine", "linear", "warmup_cosine")),
+    Component("optim.layer_decay_groups", "stem"),
     *(Component(f"counter.{name}", "stem") for name in ("uniforms", "keys", "uniform")),
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
     *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),
     Component("plots.contact_sheet", "plot"),
+    Component("plots.mask_sheet", "plot"),
     Component("plots.neighbour_picture", "plot"),
+    Component("plots.reconstruction_sheet", "plot"),
     Component("plots.curves", "plot"),
 ]
 

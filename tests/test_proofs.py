@@ -10,7 +10,7 @@ from sslkit.testing import assert_proven, compiles
 
 # Petals whose every public callable must be registered.
 PETALS = ["losses", "targets", "maskers", "kernels", "modules", "augmentations", "backbones", "evaluation", "datasets", "plots"]
-STEM = ["patches", "schedules", "counter", "distributed"]
+STEM = ["patches", "schedules", "optim", "counter", "distributed"]
 # Results, constants and bases, which the proofs of the components that return or use them cover.
 PARTS = {
     "augmentations": {"Augmentation", "IMAGENET_MEAN", "IMAGENET_STD"},

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslkit.schedules import cosine, linear
+from sslkit.schedules import cosine, linear, warmup_cosine
 from sslkit.testing import proves
 
 
@@ -37,6 +37,14 @@ def test_linear_equals_dinos_teacher_temperature(golden):
         )
 
 
+@proves("schedules.warmup_cosine", "golden", "loop")
+def test_warmup_cosine_equals_maes_at_fractional_epochs(golden):
+    g = golden("mae_recipe")
+    base, final, warmup, epochs = g["mae_args"]
+    rates = [warmup_cosine(e, base=base, final=final, epochs=epochs, warmup=warmup) for e in g["mae_epochs"]]
+    assert rates == pytest.approx(g["mae_lr"][:, 0].tolist(), abs=1e-12)
+
+
 @proves("schedules.linear", "property")
 @given(step=st.integers(0, 50), steps=st.integers(-1, 40))
 def test_linear_reaches_its_end_and_stays(step, steps):
@@ -52,6 +60,31 @@ def test_stays_between_its_ends(step, steps, warmup):
     assert 1 <= value <= 2
 
 
+sixty_fourths = st.integers(0, 6400).map(lambda i: i / 64)
+
+
+@proves("schedules.warmup_cosine", "property")
+@given(epoch=sixty_fourths, epochs=sixty_fourths.filter(bool), share=st.floats(0, 1), unit=st.sampled_from([0.5, 2.0, 64.0]))
+def test_warmup_cosine_depends_on_no_unit_and_stays_between_its_ends(epoch, epochs, share, unit):
+    share = round(share * 64) / 64
+    settings = {"base": 2.0, "final": 1.0, "start": 0.5}
+    value = warmup_cosine(epoch, epochs=epochs, warmup=share * epochs, **settings)
+    assert 0.5 <= value <= 2
+    assert value >= 1 or epoch < share * epochs
+    assert value == 1 or epoch < epochs
+    # powers of two scale without rounding: epochs or steps, the same rate
+    assert value == warmup_cosine(epoch * unit, epochs=epochs * unit, warmup=share * epochs * unit, **settings)
+
+
+@proves("schedules.warmup_cosine", "property")
+def test_warmup_cosine_meets_its_corners():
+    settings = {"base": 2.0, "final": 1.0, "start": 0.5, "epochs": 8}
+    assert [warmup_cosine(e, warmup=2, **settings) for e in (0, 1, 2, 5, 8, 9)] == pytest.approx([0.5, 1.25, 2, 1.5, 1, 1])
+    assert warmup_cosine(0, **settings) == 2
+    assert warmup_cosine(7, warmup=8, **settings) == pytest.approx(0.5 + 1.5 * 7 / 8)
+    assert warmup_cosine(8, warmup=8, **settings) == 1
+
+
 @proves("schedules.cosine", "errors")
 @proves("schedules.linear", "errors")
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 5, "warmup": 6}, {"steps": 5, "warmup": -1}])
@@ -60,3 +93,13 @@ def test_errors(wrong):
         cosine(0, base=1.0, final=0.0, **wrong)
     with pytest.raises(ValueError, match="linear: got step=-1"):
         linear(-1, start=0.0, final=1.0, steps=3)
+
+
+@proves("schedules.warmup_cosine", "errors")
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"epochs": 5, "warmup": 5.5}, {"epochs": 5, "warmup": -1}, {"epochs": float("nan")}, {"epoch": -0.5}]
+)
+def test_warmup_cosine_errors(wrong):
+    given = {"epoch": 0, "epochs": 5, **wrong}
+    with pytest.raises(ValueError, match=r"warmup_cosine: got epoch=.*expected epoch from 0 on.*To mend: lower warmup"):
+        warmup_cosine(base=1.0, **given)

@@ -19,6 +19,7 @@ _MODULES = (
     "losses",
     "maskers",
     "modules",
+    "optim",
     "patches",
     "plots",
     "schedules",

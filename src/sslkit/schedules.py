@@ -4,7 +4,7 @@ import math
 
 from sslkit._checks import wrong
 
-__all__ = ["cosine", "linear"]
+__all__ = ["cosine", "linear", "warmup_cosine"]
 
 
 def cosine(step: int, *, base: float, final: float, steps: int, warmup: int = 0, start: float = 0.0, freeze: int = 0) -> float:
@@ -45,3 +45,29 @@ def linear(step: int, *, start: float, final: float, steps: int) -> float:
     if step >= steps:
         return final
     return start + (final - start) * step / (steps - 1) if steps > 1 else start
+
+
+def warmup_cosine(epoch: float, *, base: float, final: float = 0.0, epochs: float, warmup: float = 0.0, start: float = 0.0) -> float:
+    """A linear warm-up, then half a cosine, at any point in time: epochs that may be fractional, or steps, in one unit for all three.
+
+        epoch < warmup:   start + (base - start) * epoch / warmup                             `base` is first reached at `warmup`
+        epoch < epochs:   final + (base - final) * (1 + cos(pi * (epoch - warmup) / (epochs - warmup))) / 2
+        else:             final
+
+    MAE calls it every iteration with `step / steps_per_epoch`. `cosine` counts whole steps instead, and its warm-up reaches `base` a step
+    earlier, at `warmup` - 1.
+
+    Raises:
+        ValueError: a negative time, no epochs, or a warm-up longer than the run.
+
+    Source: He et al. 2022 (MAE), appendix A.1; Goyal et al. 2017 for the warm-up, Loshchilov & Hutter 2017 (SGDR), eq. 5, for the cosine.
+    """
+    if not (epoch >= 0 and 0 <= warmup <= epochs and epochs > 0):
+        raise wrong("warmup_cosine", given=f"epoch={epoch}, epochs={epochs}, warmup={warmup}",
+                    expected="epoch from 0 on, epochs above 0, and warmup in [0, epochs]",
+                    mend="lower warmup, or raise epochs")  # fmt: skip
+    if epoch >= epochs:
+        return final
+    if epoch < warmup:
+        return start + (base - start) * epoch / warmup
+    return final + 0.5 * (base - final) * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))

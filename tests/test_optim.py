@@ -1,0 +1,245 @@
+"""Layer decay and LARS against MAE's numbers, and the names of a ViT wherever it stands."""
+
+import copy
+import io
+import math
+import re
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.optim import Lars, param_groups_layer_decay
+from torch import nn
+
+from sslkit.backbones import MAE, ViT
+from sslkit.optim import layer_decay_groups
+from sslkit.testing import proves
+
+DEPTH = 3
+
+
+def tiny(depth=DEPTH, **options):
+    torch.manual_seed(0)
+    return ViT(8, 4, 8, depth, 2, **options)
+
+
+class Around(nn.Module):
+    """A classifier around a ViT."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.pos_embed = nn.Parameter(torch.zeros(1, 3, 2))  # of something else than the ViT
+        self.head = nn.Linear(encoder.dim, 5)
+
+
+def settings(model, groups):
+    """name -> (lr_scale, weight_decay); a parameter in two groups fails."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    rows = [(names[id(p)], (group["lr_scale"], group["weight_decay"])) for group in groups for p in group["params"]]
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+@proves("optim.layer_decay_groups", "golden")
+def test_layer_decay_equals_maes(golden):
+    g = golden("mae_recipe")
+    names, scales, decays = (g[key].tolist() for key in ("lrd_names", "lrd_scale", "lrd_wd"))
+    depth = 1 + max(int(number) for name in names for number in re.findall(r"blocks\.(\d+)\.", name))
+    model = tiny(depth, final_norm=False)
+    model.fc_norm, model.head = nn.LayerNorm(8), nn.Linear(8, 5)
+    groups = layer_decay_groups(model, weight_decay=max(decays), decay=max(scale for scale in scales if scale < 1))
+    got = settings(model, groups)
+    assert sorted(got) == sorted(names)
+    for name, *expected in zip(names, scales, decays, strict=True):
+        assert got[name] == pytest.approx(tuple(expected), abs=1e-12), name
+
+
+@proves("optim.layer_decay_groups", "golden")
+def test_a_rate_times_the_scale_is_that_of_maes_group(golden):
+    """`mae_lr` holds the rates of a plain group and of one three layers below."""
+    g = golden("mae_recipe")
+    base = max(scale for scale in g["lrd_scale"].tolist() if scale < 1)
+    groups = layer_decay_groups(tiny(), weight_decay=0.05, decay=base)
+    scales = {group["lr_scale"] for group in groups}
+    (third,) = [scale for scale in scales if scale == pytest.approx(base**3, abs=1e-12)]
+    assert (g["mae_lr"][:, 0] * third).tolist() == pytest.approx(g["mae_lr"][:, 1].tolist(), abs=1e-12)
+
+
+@proves("optim.layer_decay_groups", "loop")
+def test_layer_decay_equals_the_formula_name_by_name():
+    model = Around(tiny(prefix=("cls", "dist", "reg", "reg"), layer_scale=0.1))
+    expected = {}
+    for name, parameter in model.named_parameters():
+        layer = DEPTH + 1
+        for i in range(DEPTH):
+            if name.startswith(f"encoder.blocks.{i}."):
+                layer = i + 1
+        if name.startswith("encoder.patch_embed."):
+            layer = 0
+        token = name in ("encoder.cls_token", "encoder.dist_token", "encoder.reg_token", "encoder.pos_embed")
+        scale = 1.0
+        for _ in range(DEPTH + 1 - (0 if token else layer)):
+            scale *= 0.7
+        expected[name] = (pytest.approx(scale), 0.0 if token or parameter.ndim <= 1 else 0.1)
+    assert settings(model, layer_decay_groups(model, weight_decay=0.1, decay=0.7)) == expected
+
+
+@proves("optim.layer_decay_groups", "loop")
+def test_layer_decay_equals_timms_for_a_model_of_timm():
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=12, num_heads=2, num_classes=3, global_pool="avg")
+    theirs = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.65)
+    mine = layer_decay_groups(model, weight_decay=0.05, decay=0.65)
+    assert settings(model, mine) == settings(model, theirs)
+
+
+@proves("optim.layer_decay_groups", "property")
+@given(depth=st.integers(1, 12), decay=st.floats(0.1, 1), weight_decay=st.floats(0, 1))
+def test_every_parameter_is_in_one_group_and_rates_rise_towards_the_head(depth, decay, weight_decay):
+    with torch.device("meta"):
+        model = Around(ViT(8, 4, 8, depth, 2))
+    groups = layer_decay_groups(model, weight_decay=weight_decay, decay=decay)
+    assert sorted(settings(model, groups)) == sorted(name for name, _ in model.named_parameters())
+    scales = [group["lr_scale"] for group in groups]
+    assert scales == sorted(scales)
+    assert scales[-1] == 1
+    assert len(groups) == 2 * (depth + 2)
+    assert scales[0] == pytest.approx(decay ** (depth + 1))
+    assert {group["weight_decay"] for group in groups} == {0.0, weight_decay}
+
+
+@proves("optim.layer_decay_groups", "property")
+@pytest.mark.parametrize("options", [{"positions": "sincos"}, {"prefix": ()}, {"positions": None}, {"prefix": ("cls", "reg")}])
+def test_wrapping_changes_no_setting(options):
+    model = tiny(**options)
+    expected = settings(model, layer_decay_groups(model, weight_decay=0.05, decay=0.5))
+    for wrap in (Around, torch.compile, lambda m: nn.Sequential(m, nn.Identity()), lambda m: MAE(m, 16, 2, 2)):
+        outer = wrap(copy.deepcopy(model))
+        inner = {
+            name: value
+            for name, value in settings(outer, layer_decay_groups(outer, weight_decay=0.05, decay=0.5)).items()
+            if name.startswith(("encoder.", "_orig_mod.", "0."))
+        }
+        assert {name.split(".", 1)[1]: value for name, value in inner.items()} == expected
+
+
+@proves("optim.layer_decay_groups", "property")
+def test_separable_positions_are_positions():
+    model = ViT(8, 4, 16, 2, 2, tubelet=1, frames=2, positions="separable")
+    got = settings(model, layer_decay_groups(model, weight_decay=0.05, decay=0.5))
+    assert {got[f"pos_embed_{part}"] for part in ("spatial", "temporal", "class")} == {(0.125, 0.0)}
+
+
+@proves("optim.layer_decay_groups", "property")
+def test_frozen_parameters_are_left_out_and_keep_their_layer():
+    model = tiny()
+    before = settings(model, layer_decay_groups(model, weight_decay=0.05, decay=0.5))
+    for frozen in (model.patch_embed, model.blocks[0], model.blocks[-1]):
+        frozen.requires_grad_(False)
+    after = settings(model, layer_decay_groups(model, weight_decay=0.05, decay=0.5))
+    assert set(after) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert after.items() <= before.items()
+
+
+def train(model, optimizer, steps, first=0):
+    for step in range(first, first + steps):
+        images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * group.get("lr_scale", 1.0)
+        optimizer.zero_grad()
+        model(images).patches.square().sum().backward()
+        optimizer.step()
+
+
+def test_decay_1_is_plain_training():
+    """Tensors of one axis and positions have no decay in either run; 0 decay leaves nothing else to differ."""
+    one, other = tiny(), tiny()
+    train(one, torch.optim.AdamW(layer_decay_groups(one, weight_decay=0.0, decay=1.0)), 3)
+    train(other, torch.optim.AdamW(other.parameters(), weight_decay=0.0), 3)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_resumed_run_goes_on_exactly():
+    def start():
+        model = tiny()
+        return model, torch.optim.AdamW(layer_decay_groups(model, weight_decay=0.05, decay=0.65))
+
+    model, optimizer = start()
+    train(model, optimizer, 2)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    file.seek(0)
+    resumed, again = start()
+    for part, state in zip((resumed, again), torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert [group["lr_scale"] for group in again.param_groups] == [group["lr_scale"] for group in optimizer.param_groups]
+    train(model, optimizer, 2, first=2)
+    train(resumed, again, 2, first=2)
+    for a, b in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@proves("optim.layer_decay_groups", "errors")
+@pytest.mark.parametrize("wrong", [{"decay": 0}, {"weight_decay": -1}, {"weight_decay": float("inf")}])
+def test_errors_in_the_numbers(wrong):
+    with pytest.raises(ValueError, match=r"layer_decay_groups: got decay=.*expected decay in \(0, 1\].*To mend: decay=0.75"):
+        layer_decay_groups(tiny(), **{"weight_decay": 0.05, "decay": 0.75, **wrong})
+    with pytest.raises(ValueError, match=r"layer_decay_groups: got decay=1.5; expected decay in \[0, 1\]. To mend"):
+        layer_decay_groups(tiny(), weight_decay=0.05, decay=1.5)
+
+
+@proves("optim.layer_decay_groups", "errors")
+def test_errors_in_the_model():
+    with pytest.raises(ValueError, match="got Linear with blocks in no place; expected the blocks of one transformer.*To mend: pass a ViT"):
+        layer_decay_groups(nn.Linear(2, 2), weight_decay=0.05, decay=0.75)
+    two = nn.ModuleDict({"student": tiny(), "teacher": tiny()})
+    with pytest.raises(ValueError, match=r"ModuleDict with blocks in \['student.', 'teacher.'\]"):
+        layer_decay_groups(two, weight_decay=0.05, decay=0.75)
+
+
+def lars(parameters, lr, momentum, trust):
+    """timm's LARS as MAE's linear probe has it; the example of docs/reference/stem.md."""
+    wide, other = ([p for p in parameters if (p.ndim > 1) == adapts] for adapts in (True, False))
+    return Lars([{"params": wide, "always_adapt": True}, {"params": other}], lr=lr, momentum=momentum, trust_coeff=trust)
+
+
+def test_timms_lars_equals_maes(golden):
+    """Weight decay goes into the gradient first: timm's own is in its trust ratio as |g| + decay * |w|, MAE's as |g + decay * w|."""
+    g = golden("mae_recipe")
+    lr, decay, momentum, trust = g["lars_args"].tolist()
+    count = len([name for name in g if re.fullmatch(r"lars_p\d+_step0", name)])
+    steps = len([name for name in g if name.startswith("lars_p0_step")])
+    parameters = [nn.Parameter(g.tensor(f"lars_p{i}_step0").clone()) for i in range(count)]
+    optimizer = lars(parameters, lr, momentum, trust)
+    for step in range(1, steps):
+        for i, parameter in enumerate(parameters):
+            gradient = g.tensor(f"lars_g{i}_step{step}")
+            parameter.grad = gradient + decay * parameter.detach() if parameter.ndim > 1 else gradient.clone()
+        optimizer.step()
+        for i, parameter in enumerate(parameters):
+            torch.testing.assert_close(parameter.detach(), g.tensor(f"lars_p{i}_step{step}"), rtol=0, atol=1e-6)
+
+
+def test_timms_lars_equals_the_formula():
+    """A loop over numbers in float64; the 1e-8 that timm adds to the gradient's norm is below the tolerance."""
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(3, 2, generator=generator, dtype=torch.float64), torch.randn(3, generator=generator, dtype=torch.float64),
+              torch.zeros(2, 2, dtype=torch.float64), torch.randn(2, 2, generator=generator, dtype=torch.float64)]  # fmt: skip
+    parameters = [nn.Parameter(x.clone()) for x in starts]
+    optimizer = lars(parameters, 0.3, 0.9, 0.001)
+    weights, moments = [x.flatten().tolist() for x in starts], [[0.0] * x.numel() for x in starts]
+    for _ in range(4):
+        for i, parameter in enumerate(parameters):
+            last = i == len(parameters) - 1  # whose gradient is zero
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * (not last)
+            gradient = parameter.grad.flatten().tolist()
+            w_norm, g_norm = (math.sqrt(sum(x * x for x in values)) for values in (weights[i], gradient))
+            trust = 0.001 * w_norm / g_norm if parameter.ndim > 1 and w_norm > 0 and g_norm > 0 else 1.0
+            moments[i] = [0.9 * m + trust * x for m, x in zip(moments[i], gradient, strict=True)]
+            weights[i] = [w - 0.3 * m for w, m in zip(weights[i], moments[i], strict=True)]
+        optimizer.step()
+        for parameter, expected in zip(parameters, weights, strict=True):
+            assert parameter.detach().flatten().tolist() == pytest.approx(expected, abs=1e-8)
