@@ -1,4 +1,4 @@
-"""Fine-tuning: a pre-trained ViT and its labels, early blocks at a smaller rate (He et al. 2022, appendix A.2).
+"""Fine-tuning: a pre-trained ViT and its labels, early blocks at a smaller rate (He et al. 2022, appendix A.1).
 
     python examples/mae.py                                                    first, something to fine-tune
     python examples/finetune.py --init runs/mae --labels 100

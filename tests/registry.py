@@ -105,6 +105,7 @@ COMPONENTS = [
     Component("kernels.gather_tokens", "target"),
     Component("kernels.scatter_tokens", "target", absent={"golden": ALONE}),
     Component("kernels.replace_tokens", "target", absent={"golden": ALONE}),
+    *(Component(f"{home}.hog", "target", absent={"gradcheck": NO_GRADIENT}) for home in ("kernels", "targets")),
     Component(
         "targets.normalized_pixels",
         "target",

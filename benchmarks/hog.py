@@ -1,0 +1,90 @@
+"""Histograms of oriented gradients, MaskFeat's target: ours, plain and compiled, against the public layer.
+
+The public layer is written here from its description (SlowFast): Sobel by convolution, atan2, magnitudes scattered into a tensor
+[batch, channels, bins, height, width], windows of a cell summed. Pictures have levels 0 to 255, so that all agree to rounding; ours
+gets them as uint8, the public layer as float32.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.harness import Call, Report, compare
+from sslkit.kernels import hog
+
+SIZE, CELL, BINS, PATCH = 224, 8, 9, 16
+BATCH = {"16": 16, "64": 64}  # 64 is a batch of MaskFeat in one process
+
+
+def data(job: str) -> Tensor:
+    """uint8 levels with edges, shades and noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(BATCH[job], 3, SIZE // 16, SIZE // 16, generator=generator)
+    images = functional.interpolate(coarse, scale_factor=16, mode="bilinear") * 60 + 128
+    return (images + 8 * torch.randn(images.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+def public(images: Tensor) -> Tensor:
+    """SlowFast's layer, and the order of values that its MaskFeat puts them in."""
+    x = functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).expand(3, 1, 3, 3)
+    gx, gy = functional.conv2d(x, sobel, groups=3), functional.conv2d(x, sobel.mT, groups=3)
+    magnitude = torch.stack([gx, gy], dim=-1).norm(dim=-1)
+    phase = torch.atan2(gx, gy) / math.pi * BINS
+    batch, channels, height, width = magnitude.shape
+    spread = torch.zeros(batch, channels, BINS, height, width)
+    spread.scatter_add_(2, phase.floor().long().unsqueeze(2) % BINS, magnitude.unsqueeze(2))
+    hist = functional.normalize(spread.unfold(3, CELL, CELL).unfold(4, CELL, CELL).sum(dim=(-1, -2)), dim=2)
+    side = PATCH // CELL  # hist [batch, 3, bins, 28, 28]
+    tokens = hist.unfold(3, side, side).unfold(4, side, side)  # [batch, 3, bins, 14, 14, side, side]
+    return tokens.permute(0, 3, 4, 1, 2, 5, 6).flatten(1, 2).flatten(2)
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sslkit": hog,
+    "sslkit, compiled": partial(hog, backend="compiled"),
+    "sslkit, the definition": partial(hog, backend="reference"),
+    "public layer (SlowFast)": public,
+}
+
+
+def setup(job: str, form: str) -> Call:
+    """Pictures made, the call ready."""
+    images = data(job)
+    return partial(FORMS[form], images.float() if FORMS[form] is public else images)
+
+
+def agree(mine: Tensor, reference: Tensor) -> None:
+    """Bins are the same in every pixel, sums are in another order."""
+    torch.testing.assert_close(mine, reference, rtol=0, atol=2e-6)
+
+
+def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
+    jobs = {name: setup(job, name) for name in FORMS}
+    peaks = {name: partial(setup, job, name) for name in FORMS} if memory else None
+    return compare(f"hog_{BATCH[job]}", jobs, rounds=rounds, reference=list(FORMS)[-1], agree=agree, peaks=peaks,
+                   title=f"HOG, {BATCH[job]} x 3 x {SIZE} x {SIZE} uint8, cells of {CELL}, all tokens",
+                   notes=("shared machine; ratios are formed inside a round", "memory includes the result",
+                          "compiled: without the first call, which compiles for some seconds",
+                          "scikit-image and OpenCV, which make one histogram a cell, were not installed"))  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", nargs="+", choices=list(BATCH), default=list(BATCH))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    for job in options.jobs:
+        report = run(job, options.rounds)
+        print(report, report.save(), sep="\n", end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
