@@ -55,8 +55,9 @@ types: $(READY)  ## mypy --strict on src
 docs: $(DOCS_READY)  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-proofs: $(READY)  ## docs/proofs.md from the registry and the marked tests
+proofs: $(READY)  ## docs/proofs.md and docs/adapters.md from the registry, the promises and the tests
 	$(BIN)/python -m tests.registry
+	$(BIN)/python -m tests.backbones.test_adapt_page
 
 bench: $(READY)  ## the microbenchmarks, into benchmarks/results/
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,8 @@
-"""Tiny models of other libraries for the tests of adapters, and how each gives its own features."""
+"""Tiny models of other libraries for the tests of adapters: how each gives its own features, and what is promised of it.
+
+`python -m tests.backbones.test_adapt_page` writes docs/adapters.md from the promises, to which the tests of test_adapt_table.py hold each
+model.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,24 +39,35 @@ def timm_beit(**options):
 
 def timm_mvit(**options):
     mvit = pytest.importorskip("timm.models.mvitv2")
+    sizes = {"img_size": options.pop("img_size", (32, 32)), "in_chans": options.pop("in_chans", 3)}
     config = mvit.MultiScaleVitCfg(depths=(1, 2), embed_dim=(8, 16), num_heads=(1, 2), **options)
-    return mvit.MultiScaleVit(config, img_size=(32, 32), num_classes=3)
+    return mvit.MultiScaleVit(config, num_classes=3, **sizes)
 
 
-def timm_hybrid():
+def timm_hybrid(**options):
     layers = pytest.importorskip("timm.layers")
-    stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
+    stem = nn.Sequential(nn.Conv2d(options.get("in_chans", 3), 8, 3, stride=2, padding=1), nn.ReLU())
     embed = partial(layers.HybridEmbed, stem)
-    return timm_vit(embed_layer=lambda **o: embed(**{**o, "patch_size": 2}))
+    return timm_vit(embed_layer=lambda **o: embed(**{**o, "patch_size": 2}), **options)
+
+
+def timm_parallel(**options):
+    return timm_vit(block_fn=pytest.importorskip("timm.models.vision_transformer").ParallelScalingBlock, **options)
 
 
 def torchvision_vit(**options):
+    """conv_proj: channels of the convolution that stands in the place of the model's own."""
     from torchvision.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=3, **options)
+    channels = options.pop("conv_proj", None)
+    model = VisionTransformer(options.pop("image_size", 16), 4, 2, 2, 16, 32, num_classes=3, **options)
+    if channels is not None:
+        model.conv_proj = nn.Conv2d(channels, 16, 4, 4)
+    return model
 
 
 def torchvision_mvit(**options):
+    """conv_proj: as in torchvision_vit."""
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
     blocks = [
@@ -60,7 +75,11 @@ def torchvision_mvit(**options):
         MSBlockConfig(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
     ]
     options = {"residual_pool": True, "residual_with_cls_embed": False, "rel_pos_embed": True, "proj_after_attn": True, **options}
-    return MViT((32, 32), 4, blocks, num_classes=3, **options)
+    channels = options.pop("conv_proj", None)
+    model = MViT(options.pop("spatial_size", (32, 32)), 4, blocks, num_classes=3, **options)
+    if channels is not None:
+        model.conv_proj = nn.Conv3d(channels, 8, (3, 7, 7), (2, 4, 4), (1, 3, 3))
+    return model
 
 
 def transformers_model(kind, body="Model", options=None, **config):
@@ -89,62 +108,113 @@ def torchvision_features(model, images):
 
 @dataclass(frozen=True)
 class Case:
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     features: Callable[..., torch.Tensor]
+    kind: str  # library and class
     shape: tuple[int, ...] = (3, 16, 16)
     base: tuple[int, ...] = (4, 4)
-    keeps: bool = True
+    # What is promised of it.
+    keeps: bool = True  # `keep`, and so MAE
     apart: bool = True  # patches do not overlap
+    attends: bool = True  # `attention_of`
+    takes: str = "built"  # at a call, images of: "any" size; "multiples" of the patch; the size that it was "built" for or "set" to
+    refuses: str = ""  # words of the error that any other size meets
+    oblong: str = ""  # its option that names the size, "" if it can only be built for square images
+    oblong_refuses: str = ""  # words of the error that non-square images meet, also in a model built for them
+    channels: str = ""  # its option that names their number, or the part to be replaced
+    made: str = ""  # how it is built, where its options do not say so
 
-    def model(self):
+    def model(self, **options):
         torch.manual_seed(0)
-        return jitter(self.build())
+        return jitter(self.build(**options))
 
     def images(self, generator, batch=2, dtype=torch.float32):
         return torch.randn(batch, *self.shape, generator=generator, dtype=dtype)
 
+    @property
+    def patch(self):
+        return 4 if self.keeps else 8
 
-def _timm(build, **options):
-    return Case(build, timm_features, **options)
+    @property
+    def options(self):
+        return self.made or ", ".join(f"{name}={value!r}" for name, value in getattr(self.build, "keywords", {}).items() if name != "kind")
 
 
-def _transformers(kind, **config):
-    return Case(partial(transformers_model, kind, **config), transformers_features)
+_BUILT = "for which it was built. To mend: "
+_TABLES = "its positions are tables for that grid"  # of MViT
+_MULTIPLE = "expected a positive multiple of 4"
+_SQUARE = "expected a model built for square images, as which the library reads its position table"
+_TIMM_SIZES = {
+    "VisionTransformer": ("set", f"{_BUILT}build it with dynamic_img_size=True, or call its set_input_size before"),
+    "VisionTransformerDistilled": ("set", f"{_BUILT}build it with dynamic_img_size=True, or call its set_input_size before"),
+    "Beit": ("set", f"{_BUILT}call its set_input_size before"),
+    "MultiScaleVit": ("built", _TABLES),
+}
 
 
+def _timm(kind, build, **options):
+    takes, refuses = _TIMM_SIZES[kind]
+    options = {"takes": takes, "refuses": refuses, "oblong": "img_size", **options}
+    return Case(build, timm_features, f"timm {kind}", channels="in_chans", **options)
+
+
+def _torchvision(kind, build, **options):
+    return Case(build, torchvision_features, f"torchvision {kind}", channels="conv_proj", **options)
+
+
+def _transformers(kind, body="Model", oblong_refuses="", **config):
+    return Case(
+        partial(transformers_model, kind, body, **config), transformers_features, f"transformers {kind}{body}",
+        takes="multiples", refuses=_MULTIPLE, oblong="image_size", oblong_refuses=oblong_refuses,
+        channels="num_channels",
+    )  # fmt: skip
+
+
+_VIT, _DISTILLED, _BEIT, _MULTI = _TIMM_SIZES
+_DYNAMIC = {"takes": "multiples", "refuses": _MULTIPLE}
 _SHARED = {"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True}
-_MVIT = {"shape": (3, 32, 32), "keeps": False, "apart": False}
+_POOLING = {"keeps": False, "apart": False, "attends": False}
+_MVIT = {**_POOLING, "shape": (3, 32, 32)}
+_CLIPS = {
+    **_POOLING, "shape": (3, 4, 32, 32), "base": (2, 4, 4), "refuses": _TABLES, "oblong": "spatial_size",
+}  # fmt: skip
 CASES = {
-    "timm vit": _timm(timm_vit),
-    "timm registers": _timm(partial(timm_vit, reg_tokens=2, no_embed_class=True, init_values=0.1, qk_norm=True, pre_norm=True)),
-    "timm register slots": _timm(partial(timm_vit, reg_tokens=2, in_chans=2), shape=(2, 16, 16)),
-    "timm no class": _timm(partial(timm_vit, class_token=False, global_pool="avg", pos_embed="none")),
-    "timm dynamic": _timm(partial(timm_vit, dynamic_img_size=True, img_size=(16, 24)), shape=(3, 16, 24), base=(4, 6)),
-    "timm padded": _timm(partial(timm_vit, dynamic_img_size=True, dynamic_img_pad=True), shape=(3, 14, 15)),
-    "timm hybrid": _timm(timm_hybrid, apart=False),
-    "timm distilled": _timm(timm_distilled),
-    "timm beit": _timm(partial(timm_beit, init_values=0.1)),
-    "timm beit shared": _timm(partial(timm_beit, **_SHARED, img_size=(16, 24), init_values=0.1), shape=(3, 16, 24), base=(4, 6)),
-    "timm beit both": _timm(partial(timm_beit, use_rel_pos_bias=True, use_shared_rel_pos_bias=True)),
-    "timm mvit": _timm(timm_mvit, **_MVIT),
-    "timm mvit class": _timm(partial(timm_mvit, use_cls_token=True, use_abs_pos=True, rel_pos_type=""), **_MVIT),
-    "torchvision vit": Case(torchvision_vit, torchvision_features),
-    "torchvision mvit": Case(torchvision_mvit, torchvision_features, (3, 4, 32, 32), (2, 4, 4), keeps=False, apart=False),
-    "torchvision mvit v1": Case(
-        partial(torchvision_mvit, residual_pool=False, rel_pos_embed=False, proj_after_attn=False),
-        torchvision_features, (3, 4, 32, 32), (2, 4, 4), keeps=False, apart=False,
+    "timm vit": _timm(_VIT, timm_vit),
+    "timm registers": _timm(_VIT, partial(timm_vit, reg_tokens=2, no_embed_class=True, init_values=0.1, qk_norm=True, pre_norm=True)),
+    "timm register slots": _timm(_VIT, partial(timm_vit, reg_tokens=2, in_chans=2), shape=(2, 16, 16)),
+    "timm no class": _timm(_VIT, partial(timm_vit, class_token=False, global_pool="avg", pos_embed="none")),
+    "timm dynamic": _timm(_VIT, partial(timm_vit, dynamic_img_size=True, img_size=(16, 24)), shape=(3, 16, 24), base=(4, 6), **_DYNAMIC),
+    "timm padded": _timm(_VIT, partial(timm_vit, dynamic_img_size=True, dynamic_img_pad=True), shape=(3, 14, 15), takes="any", refuses=""),
+    "timm hybrid": _timm(_VIT, timm_hybrid, apart=False, made="embed_layer=HybridEmbed of an overlapping convolution"),
+    "timm parallel": _timm(_VIT, timm_parallel, attends=False, made="block_fn=ParallelScalingBlock"),
+    "timm distilled": _timm(_DISTILLED, timm_distilled),
+    "timm beit": _timm(_BEIT, partial(timm_beit, init_values=0.1)),
+    "timm beit shared": _timm(_BEIT, partial(timm_beit, **_SHARED, img_size=(16, 24), init_values=0.1), shape=(3, 16, 24), base=(4, 6)),
+    "timm beit both": _timm(_BEIT, partial(timm_beit, use_rel_pos_bias=True, use_shared_rel_pos_bias=True)),
+    "timm mvit": _timm(_MULTI, timm_mvit, **_MVIT, oblong="", oblong_refuses=_TABLES),
+    "timm mvit class": _timm(_MULTI, partial(timm_mvit, use_cls_token=True, use_abs_pos=True, rel_pos_type=""), **_MVIT),
+    "timm mvit no tables": _timm(_MULTI, partial(timm_mvit, rel_pos_type=""), **_MVIT, takes="any", refuses=""),
+    "torchvision vit": _torchvision(
+        "VisionTransformer", torchvision_vit, refuses="the only size that torchvision's takes",
+        oblong_refuses="the only size that torchvision's takes",
+    ),
+    "torchvision mvit": _torchvision("MViT", torchvision_mvit, **_CLIPS),
+    "torchvision mvit v1": _torchvision(
+        "MViT", partial(torchvision_mvit, residual_pool=False, rel_pos_embed=False, proj_after_attn=False), **_CLIPS
     ),
     "transformers vit": _transformers("ViT"),
-    "transformers vit head": _transformers("ViT", body="ForImageClassification"),
+    "transformers vit head": _transformers("ViT", "ForImageClassification"),
     "transformers deit": _transformers("DeiT"),
-    "transformers dinov2": _transformers("Dinov2", layerscale_value=0.5),
-    "transformers dinov2 swiglu": _transformers("Dinov2", body="ForImageClassification", use_swiglu_ffn=True),
-    "transformers dinov2 registers": _transformers("Dinov2WithRegisters", num_register_tokens=2),
+    "transformers dinov2": _transformers("Dinov2", oblong_refuses=_SQUARE, layerscale_value=0.5),
+    "transformers dinov2 swiglu": _transformers("Dinov2", "ForImageClassification", oblong_refuses=_SQUARE, use_swiglu_ffn=True),
+    "transformers dinov2 registers": _transformers("Dinov2WithRegisters", oblong_refuses=_SQUARE, num_register_tokens=2),
     "transformers beit": _transformers(
         "Beit", use_relative_position_bias=True, use_shared_relative_position_bias=True, use_mean_pooling=False
     ),
     "transformers beit shared": _transformers("Beit", use_shared_relative_position_bias=True),
-    "transformers beit absolute": _transformers("Beit", use_absolute_position_embeddings=True, layer_scale_init_value=0.0),
+    "transformers beit absolute": _transformers(
+        "Beit", oblong_refuses=_SQUARE, use_absolute_position_embeddings=True, layer_scale_init_value=0.0
+    ),
 }  # fmt: skip
 KEEPING = [name for name, case in CASES.items() if case.keeps]
 APART = [name for name, case in CASES.items() if case.apart]

@@ -33,7 +33,8 @@ def test_without_masks_the_features_are_the_models_own_bit_for_bit(name, generat
     assert len(out.names) == out.prefix.shape[1]
     assert torch.equal(encoder.norm(out.layers[1]), flat(out))
     assert case.shape[0] == encoder.channels
-    assert (4 if case.keeps else 8) == encoder.patch
+    assert case.patch == encoder.patch
+    assert case.kind == f"{encoder.library} {type(model).__name__}"
 
 
 @proves(NAME, "property")
@@ -365,8 +366,9 @@ def test_errors_of_the_call(name, generator):
             ValueError, match=r"adapt: got keep for a M.*V.*; expected a model whose blocks take any set of tokens. To mend: its"
         ):
             encoder(images, keep=mask)
+    if not case.attends:
         with pytest.raises(
-            ValueError, match=r"adapt: got attention_of for blocks of class Multi.*; expected attention over one set of tokens"
+            ValueError, match=r"adapt: got attention_of for blocks of class (Multi|Para).*; expected attention over one set of tokens"
         ):
             encoder(images, attention_of=0)
 
