@@ -94,6 +94,7 @@ def test_it_has_no_gradient_and_shares_no_memory():
         assert hog(images[:0], **options).shape == (0, *out.shape[1:])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own, when it loads inductor
 def test_the_compiled_version_equals_the_reference():
     """Batches that its groups of four do not divide, clips, a window, ids, inside of autocast and of a program that is compiled itself."""
     for shape, options in [((6, 1, 37, 40), {}), ((1, 1, 13, 24, 16), CLIPS | {"bins": 12})]:
@@ -115,6 +116,7 @@ def test_the_compiled_version_equals_the_reference():
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_the_compiled_version_takes_any_number_of_sizes_and_workers():
     for extra in range(12):  # beyond the number of programs that torch.compile keeps for a function
         images = smooth(2, 1, 16, 16 + extra)
