@@ -16,6 +16,9 @@ PROBES = {
     "finetuned": "fine-tuning with 100 labels",
 }
 
+LONGER = (
+    "more steps help: in a run of 8000 steps, seed 0, step 1100 gave linear 21.9, k-NN 10.3, few-shot 10.7; step 6000 gave 39.5, 12.3, 12.9"
+)
 SCENES = {"data": "scenes:easy", "size": 96, "patch": 8, "crop": 0.5, "flip": True}
 DEFAULT = {**DIGITS, "steps": 600}
 ARMS = {
@@ -53,7 +56,7 @@ def over_random(name: str, metric: str, settings: dict[str, object], run: Callab
     full = f"{name}-{metric.removesuffix('_after').replace('_', '-')}"
     statement = f"MAE beats no training, by {PROBES[metric]}, on {settings['data']}"
     return Claim(full, statement, "He et al. 2022, table 3", known, arms, metric, ("MAE", "untrained"), run, log=name,
-                 metrics=METRICS if run is RUN else METRICS[:3])  # fmt: skip
+                 metrics=METRICS if run is RUN else METRICS[:3], note=LONGER if full == "mae-over-random-scenes-linear" else "")  # fmt: skip
 
 
 CLAIMS = [

@@ -36,7 +36,7 @@ def plot_claims(standings: Sequence[Standing], path: Path) -> Path | None:
     names = [f"{s.claim.name} ({s.judgement.verdict}, n={len(s.judgement.differences)})" for s in standings]
     axes.set_yticks(range(len(standings)), names)
     axes.set_ylim(len(standings) - 0.5, -0.5)
-    axes.set_xlabel("paired difference / standard error of the mean (right: the paper's sign; grey: within 2)")
+    axes.set_xlabel("paired difference / standard error of the mean\n(right: the paper's sign; grey: within 2)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
