@@ -60,7 +60,7 @@ def test_import_rules(path):
                 assert target in STEM, f"the stem imports the petal {module}"
         elif top in RESTRICTED:
             assert home in RESTRICTED[top], f"{home} imports {module}"
-            assert inside or top == "kornia", f"{module} at the top of a file"
+            assert inside or top == "kornia" or (top == "triton" and path.name == "fused.py"), f"{module} at the top of a file"
         else:
             assert top in ANYWHERE or (inside and top in INSIDE_A_FUNCTION), f"{home} imports {module}{'' if inside else ' at the top'}"
 

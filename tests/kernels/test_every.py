@@ -1,5 +1,8 @@
 """What holds for every token operation: registration, gradients, compilation, dtypes, dispatch, errors."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tests.kernels.operations import OPERATIONS, double_gradients, seeded, unique_ids, value_and_gradients
@@ -210,6 +213,36 @@ def test_the_version_that_runs_is_told(name):
         ValueError, match=f'{name}: got backend="fused", but {name} has no fused version .*; expected "auto" or "reference"'
     ):
         explain(name, x, "fused")
+
+
+EXPLAIN_ON_A_GPU = """
+import sys
+{hide}
+import torch
+from torch._subclasses import FakeTensorMode
+from sslkit.kernels import explain
+with FakeTensorMode():
+    for dtype in (torch.bfloat16, torch.float64):
+        print(explain("gather_tokens", torch.empty(2, 3, 4, dtype=dtype, device="cuda")))
+"""
+
+
+@pytest.mark.parametrize("hidden", ["no", "triton", "an old triton"])
+def test_a_gpu_takes_the_fused_version_where_triton_is(hidden):
+    """Asked in a process of its own, in which Triton is there, absent, or of another year. Nothing else of the package misses it."""
+    pytest.importorskip("triton", reason="Triton is not made for this system")
+    hide = {
+        "no": "",
+        "triton": "sys.modules['triton'] = None",
+        "an old triton": "import triton; triton.__version__ = '3.5.1+git'",
+    }[hidden]
+    run = subprocess.run([sys.executable, "-c", EXPLAIN_ON_A_GPU.format(hide=hide)], capture_output=True, text=True, check=True)
+    expected = [
+        Choice("fused", "gather_tokens has a fused version for cuda") if hidden == "no"
+        else Choice("reference", "Triton 3.6 or newer is not installed"),
+        Choice("reference", "gather_tokens has no fused version for cuda and torch.float64"),
+    ]  # fmt: skip
+    assert run.stdout.splitlines() == list(map(str, expected))
 
 
 @proves_all("errors")

@@ -1,14 +1,19 @@
 """Which version of an operation runs, and why.
 
-"auto" takes the fused version where one exists for the device and dtype, else the reference. The answer depends on nothing else:
-no environment variable, no tensor value. An explicit "fused" or "compiled" that cannot run raises; it never falls back in silence.
+"auto" takes the fused version on a GPU where Triton is installed and the operation has one for the dtypes and sizes, else the reference.
+No environment variable and no tensor value decides. An explicit "fused" or "compiled" that cannot run raises; it never falls back in
+silence. On a CPU "fused" runs only where Triton interprets its kernels (TRITON_INTERPRET=1), which is for tests.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
@@ -21,6 +26,9 @@ Named = TypeVar("Named", bound=str)
 OPERATIONS = ("gather_tokens", "hog", "replace_tokens", "scatter_tokens")
 _BACKENDS = ("auto", "reference", "fused")
 _MORE = {"hog": ("compiled",)}
+_FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_FUSED = {"gather_tokens": _FLOATS, "scatter_tokens": _FLOATS}  # what x may be there
+_TRITON = (3, 6)
 # What "auto" means at the moment. A plain global, not a ContextVar: torch.compile of torch 2.11 can guard on it.
 _auto: Backend = "auto"
 
@@ -73,8 +81,11 @@ def requested(name: str, backend: Named) -> Named | Backend:
     return _auto if backend == "auto" else backend
 
 
-def choose(name: str, x: Tensor, backend: HogBackend) -> Choice:
-    """The rule. Called when the operation runs, so that a compiled program chooses by the tensor it gets."""
+def choose(name: str, x: Tensor, backend: HogBackend, limit: str | None = None) -> Choice:
+    """The rule. Called when the operation runs, so that a compiled program chooses by the tensor it gets.
+
+    `limit` says what else the fused version cannot take of this call, None if nothing.
+    """
     if backend == "reference":
         return Choice("reference", "asked for by name")
     if backend == "compiled":
@@ -82,10 +93,38 @@ def choose(name: str, x: Tensor, backend: HogBackend) -> Choice:
             return Choice("compiled", "asked for by name")
         raise wrong(name, given=f'backend="compiled" for {x.device.type}', expected='"auto" or "reference"; compiled is for the CPU',
                     mend="leave backend out")  # fmt: skip
-    reason = f"{name} has no fused version for {x.device.type} and {x.dtype}"
+    obstacle = _obstacle(name, x, limit, by_name=backend == "fused")
+    if obstacle is None:
+        return Choice("fused", "asked for by name" if backend == "fused" else f"{name} has a fused version for {x.device.type}")
     if backend == "fused":
-        raise wrong(name, given=f'backend="fused", but {reason}', expected='"auto" or "reference"', mend="leave backend out")
-    return Choice("reference", reason)
+        raise wrong(name, given=f'backend="fused", but {obstacle}', expected='"auto" or "reference"', mend="leave backend out")
+    return Choice("reference", obstacle)
+
+
+def _obstacle(name: str, x: Tensor, limit: str | None, *, by_name: bool) -> str | None:
+    """Why the fused version cannot run."""
+    on = x.device.type
+    if x.dtype not in _FUSED.get(name, ()) or not (on == "cuda" or (on == "cpu" and by_name and interpreted())):
+        return f"{name} has no fused version for {on} and {x.dtype}"
+    if limit is not None:
+        return f"{name} has no fused version for {limit}"
+    return None if _triton() is not None else f"Triton {'.'.join(map(str, _TRITON))} or newer is not installed"
+
+
+@cache
+def _triton() -> ModuleType | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    version = tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    return triton if version >= _TRITON else None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels as Python, on CPU tensors."""
+    triton = _triton()
+    return triton is not None and bool(triton.knobs.runtime.interpret)
 
 
 def _known(where: str, backend: str) -> None:

@@ -33,6 +33,13 @@ def with_prefix(ids: Tensor, prefix: int) -> Tensor:
     return torch.cat([front, (ids + prefix).masked_fill(ids < 0, -1)], dim=1)  # an id below 0 must not become a prefix token
 
 
+def inverse(ids: Tensor, tokens: int) -> Tensor:
+    """[batch, tokens], int32: where each token stands in ids [batch, kept], and `kept` for those that are not in it."""
+    batch, kept = ids.shape
+    places = torch.arange(kept, dtype=torch.int32, device=ids.device).expand(batch, -1)
+    return torch.full((batch, tokens), kept, dtype=torch.int32, device=ids.device).scatter_(1, ids.long(), places)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype that sums are formed in: float32, or float64 for itself."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,12 +1,13 @@
 """Gathering tokens: the public function, its registration and its gradient."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes
-from sslkit.kernels import _choose
+from sslkit.kernels import _choose, _launch
 from sslkit.kernels._gather_tokens import reference
 from sslkit.kernels._rows import as_table, fresh, need_ids
 
@@ -35,7 +36,7 @@ def gather_tokens(x: Tensor, ids: Tensor, *, positions: Tensor | None = None, pr
     Raises:
         ValueError: the axes or devices disagree, or an explicit backend cannot run.
         TypeError: ids are not int64 or int32.
-        IndexError: on a CPU, an id is outside 0..tokens-1 (on a GPU, a device-side assertion).
+        IndexError: an id is outside 0..tokens-1, on a CPU (on a GPU: a row of NaN, or a device-side assertion of the reference).
 
     Source: He et al. 2022 (MAE), sec. 3, "MAE encoder".
     """
@@ -53,14 +54,26 @@ def _result(x: Tensor, positions: Tensor | None, prefix: Tensor | None, out_dtyp
     return out_dtype or dtype
 
 
+def _version(x: Tensor, backend: _choose.Backend, rows: int, *dtypes: DType) -> ModuleType:
+    """`rows` of the longest table that is read or written, `dtypes` of the other tensors."""
+    if _choose.choose("gather_tokens", x, backend, _launch.beyond(rows, *dtypes)).version == "fused":
+        from sslkit.kernels._gather_tokens import fused
+
+        return fused
+    return reference
+
+
 @torch.library.custom_op(
     "sslkit::gather_tokens",
     mutates_args=(),
     schema="(Tensor x, Tensor ids, Tensor? positions, Tensor? prefix, ScalarType? out_dtype, str backend) -> Tensor",
 )
 def _forward(x: Tensor, ids: Tensor, positions: Tensor | None, prefix: Tensor | None, out_dtype: DType, backend: _choose.Backend) -> Tensor:
-    _choose.choose("gather_tokens", x, backend)
-    return reference.forward(x, ids, positions, prefix, _result(x, positions, prefix, out_dtype))
+    dtype = _result(x, positions, prefix, out_dtype)
+    rows = len(x) * max(x.shape[1], ids.shape[1] + (0 if prefix is None else len(prefix)))
+    version = _version(x, backend, rows, dtype, *(t.dtype for t in (positions, prefix) if t is not None))
+    out: Tensor = version.forward(x, ids, positions, prefix, dtype)
+    return out
 
 
 @_forward.register_fake
@@ -77,8 +90,9 @@ def _(x: Tensor, ids: Tensor, positions: Tensor | None, prefix: Tensor | None, o
 )
 def _backward(grad: Tensor, ids: Tensor, tokens: int, prefix: int, x_dtype: DType, positions_dtype: DType, prefix_dtype: DType,
               backend: _choose.Backend) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    _choose.choose("gather_tokens", grad, backend)
-    return reference.backward(grad, ids, tokens, prefix, x_dtype, positions_dtype, prefix_dtype)
+    version = _version(grad, backend, len(grad) * max(tokens, grad.shape[1]), x_dtype, positions_dtype, prefix_dtype)
+    gradients: tuple[Tensor, Tensor, Tensor] = version.backward(grad, ids, tokens, prefix, x_dtype, positions_dtype, prefix_dtype)
+    return gradients
 
 
 @_backward.register_fake

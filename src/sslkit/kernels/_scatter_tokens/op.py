@@ -1,12 +1,13 @@
 """Putting tokens back in their places: the public function, its registration and its gradient."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, wrong
-from sslkit.kernels import _choose
+from sslkit.kernels import _choose, _launch
 from sslkit.kernels._rows import as_row, as_table, fresh, need_ids
 from sslkit.kernels._scatter_tokens import reference
 
@@ -59,6 +60,15 @@ def _result(x: Tensor, mask_token: Tensor, positions: Tensor | None, out_dtype: 
     return out_dtype or (dtype if positions is None else torch.promote_types(dtype, positions.dtype))
 
 
+def _version(x: Tensor, backend: _choose.Backend, rows: int, *dtypes: DType) -> ModuleType:
+    """`rows` of the longest table that is read or written, `dtypes` of the other tensors."""
+    if _choose.choose("scatter_tokens", x, backend, _launch.beyond(rows, *dtypes)).version == "fused":
+        from sslkit.kernels._scatter_tokens import fused
+
+        return fused
+    return reference
+
+
 @torch.library.custom_op(
     "sslkit::scatter_tokens",
     mutates_args=(),
@@ -67,8 +77,11 @@ def _result(x: Tensor, mask_token: Tensor, positions: Tensor | None, out_dtype: 
 )
 def _forward(x: Tensor, ids_keep: Tensor, tokens: int, mask_token: Tensor, positions: Tensor | None, prefix: int, out_dtype: DType,
              backend: _choose.Backend) -> Tensor:  # fmt: skip
-    _choose.choose("scatter_tokens", x, backend)
-    return reference.forward(x, ids_keep, tokens, mask_token, positions, prefix, _result(x, mask_token, positions, out_dtype))
+    dtype = _result(x, mask_token, positions, out_dtype)
+    others = (t.dtype for t in (mask_token, positions) if t is not None)
+    version = _version(x, backend, len(x) * (prefix + tokens), dtype, *others)
+    out: Tensor = version.forward(x, ids_keep, tokens, mask_token, positions, prefix, dtype)
+    return out
 
 
 @_forward.register_fake
@@ -85,8 +98,9 @@ def _(x: Tensor, ids_keep: Tensor, tokens: int, mask_token: Tensor, positions: T
 )
 def _backward(grad: Tensor, ids_keep: Tensor, tokens: int, prefix: int, x_dtype: DType, token_dtype: DType, positions_dtype: DType,
               backend: _choose.Backend) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    _choose.choose("scatter_tokens", grad, backend)
-    return reference.backward(grad, ids_keep, tokens, prefix, x_dtype, token_dtype, positions_dtype)
+    version = _version(grad, backend, len(grad) * grad.shape[1], x_dtype, token_dtype, positions_dtype)
+    gradients: tuple[Tensor, Tensor, Tensor] = version.backward(grad, ids_keep, tokens, prefix, x_dtype, token_dtype, positions_dtype)
+    return gradients
 
 
 @_backward.register_fake
