@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-full test-lowest lint format types docs proofs bench claims clean
+.PHONY: help setup demo test test-full test-lowest lint format types docs proofs bench gpu claims clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ proofs: $(READY)  ## docs/proofs.md and docs/adapters.md from the registry, the 
 
 bench: $(READY)  ## the microbenchmarks, into benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+gpu: $(READY)  ## on a GPU: all tests of the kernels and all their timings, into benchmarks/results/kernels/ and docs/kernels.md
+	$(BIN)/python -m benchmarks.kernels
 
 claims: $(READY)  ## the papers' claims, small: TIER=cpu (default) | quick | gpu
 	$(BIN)/python -m benchmarks.claims --tier $(or $(TIER),cpu)

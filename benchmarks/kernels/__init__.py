@@ -1,0 +1,5 @@
+"""The kernels by themselves, each way: what they move, what their machine code takes, and, on a GPU, how near they come to their floor."""
+
+from benchmarks.kernels import tokens
+
+CASES = [*tokens.CASES]
