@@ -5,6 +5,7 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+BENCH_READY := $(VENV)/.bench-ready
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help setup demo test test-full test-lowest lint format types docs proofs bench gpu claims clean
@@ -20,6 +21,10 @@ $(READY): pyproject.toml
 
 $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[benchmarks]'
 	@touch $@
 
 setup: $(READY)  ## the virtual environment, made or brought up to date
@@ -59,7 +64,7 @@ proofs: $(READY)  ## docs/proofs.md and docs/adapters.md from the registry, the 
 	$(BIN)/python -m tests.registry
 	$(BIN)/python -m tests.backbones.test_adapt_page
 
-bench: $(READY)  ## the microbenchmarks, into benchmarks/results/
+bench: $(BENCH_READY)  ## the microbenchmarks, into benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 gpu: $(READY)  ## on a GPU: all tests of the kernels and all their timings, into benchmarks/results/kernels/ and docs/kernels.md

@@ -106,7 +106,7 @@ class Report:
 
 def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: str | None = None, title: str | None = None,
             agree: Callable[[Any, Any], None] | None = torch.testing.assert_close,
-            peaks: Mapping[str, Callable[[], Call]] | None = None, notes: tuple[str, ...] = (),
+            peaks: Mapping[str, Callable[[], Call]] | None = None, notes: tuple[str, ...] = (), more: tuple[str, ...] = (),
             cpu_clock: Callable[[], float] = time.process_time,
             wall_clock: Callable[[], float] = time.perf_counter) -> Report:  # fmt: skip
     """Checks that all jobs give the reference's answer, then times them in turns.
@@ -120,6 +120,7 @@ def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: 
         agree: (answer, reference's answer) -> None, raises where they differ. None skips the check; the notes should say why.
         peaks: name -> a picklable setup for `transient_peak`, for the jobs whose memory is wanted.
         notes: lines printed under the table.
+        more: distributions whose versions are kept, beside those of every report.
         cpu_clock: seconds of process CPU time.
         wall_clock: seconds.
 
@@ -157,7 +158,7 @@ def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: 
         ratios = _ratio(cpu[job], cpu[reference]), _ratio(wall[job], wall[reference])
         peak = transient_peak(peaks[job]) if peaks and job in peaks else None
         rows.append(Row(job, Quartiles.of(cpu[job]), Quartiles.of(wall[job]), *ratios, peak))
-    return Report(name, title or name, reference, rounds, tuple(rows), notes, machine(), versions())
+    return Report(name, title or name, reference, rounds, tuple(rows), notes, machine(), versions(*more))
 
 
 def _ratio(mine: list[float], reference: list[float]) -> Quartiles:

@@ -41,6 +41,8 @@ def test_a_mask_by_hand_like_a_loop(flags, prefix, seed):
     token = torch.randn(3, generator=seeded(seed + 1))
     keep, hidden, replaced = m.keep(x, prefix), m.hidden(x, prefix), m.replace(x, token, prefix)
     restored = m.restore(keep, token, prefix)
+    places = torch.randn(prefix + tokens, 3, generator=seeded(seed + 2))
+    assert torch.equal(m.restore(keep, token, prefix, positions=places), restored + places)
     for b in range(batch):
         visible = [n for n in range(tokens) if not flags[b, n]]
         masked = [n for n in range(tokens) if flags[b, n]]

@@ -69,9 +69,9 @@ class MAE(nn.Module):
         """The decoder: visible tokens -> [batch, tokens, values] for all tokens of the grid."""
         front = visible.prefix.shape[1]
         x = self.decoder_embed(torch.cat([visible.prefix, visible.patches], dim=1)).to(self.mask_token.dtype)
-        x = mask.restore(x, self.mask_token.flatten(), prefix=front)  # [batch, prefix + tokens, decoder_dim]
         places = resample_positions(self.decoder_pos_embed[0, front:], self.encoder.base, visible.grid, self.encoder.resample)
-        x = x + torch.cat([self.decoder_pos_embed[0, :front], places])
+        positions = torch.cat([self.decoder_pos_embed[0, :front], places])
+        x = mask.restore(x, self.mask_token.flatten(), front, positions=positions)  # [batch, prefix + tokens, decoder_dim]
         x, _, _ = self.decoder_blocks(x)
         return self.decoder_pred(self.decoder_norm(x[:, front:]))  # type: ignore[no-any-return]
 

@@ -92,9 +92,12 @@ class TokenMask:
         """The hidden tokens of x [batch, prefix + tokens, dim]: [batch, prefix + hidden, dim]; `prefix` tokens in front pass through."""
         return gather_tokens(x, self._with_prefix(x, self.ids_hidden, prefix))
 
-    def restore(self, visible: Tensor, mask_token: Tensor, prefix: int = 0) -> Tensor:
-        """visible [batch, prefix + kept, dim] in their places, mask_token [dim] in all others: [batch, prefix + tokens, dim]."""
-        return scatter_tokens(visible, self.ids_keep, self.mask.shape[1], mask_token, prefix=prefix)
+    def restore(self, visible: Tensor, mask_token: Tensor, prefix: int = 0, *, positions: Tensor | None = None) -> Tensor:
+        """visible [batch, prefix + kept, dim] in their places, mask_token [dim] in all others: [batch, prefix + tokens, dim].
+
+        positions [prefix + tokens, dim], if given, are added in the same pass.
+        """
+        return scatter_tokens(visible, self.ids_keep, self.mask.shape[1], mask_token, positions=positions, prefix=prefix)
 
     def replace(self, x: Tensor, mask_token: Tensor, prefix: int = 0) -> Tensor:
         """x [batch, prefix + tokens, dim] with mask_token [dim] in the place of hidden tokens; works for rows of any counts."""
