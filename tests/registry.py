@@ -122,6 +122,10 @@ COMPONENTS = [
         ("compile",),
         {"gradcheck": NO_GRADIENT, "golden": NO_NUMBERS},
     ),
+    *(
+        Component(f"targets.{name}", "target", absent={"golden": NO_NUMBERS, "gradcheck": NO_GRADIENT})
+        for name in ("features", "pseudo_labels")
+    ),
     Component("targets.PatchPCA", "target", _pca, _rows, ("gradcheck", "compile"), {"golden": NO_NUMBERS}),
     Component(
         "modules.MLPProjector",
@@ -178,6 +182,7 @@ COMPONENTS = [
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
     *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),
     Component("plots.contact_sheet", "plot"),
+    Component("plots.hog_glyphs", "plot"),
     Component("plots.mask_sheet", "plot"),
     Component("plots.neighbour_picture", "plot"),
     Component("plots.reconstruction_sheet", "plot"),

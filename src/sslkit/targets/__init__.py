@@ -1,7 +1,8 @@
 """What is to be predicted at the hidden tokens."""
 
 from sslkit.kernels import hog
+from sslkit.targets._features import features, pseudo_labels
 from sslkit.targets.pca import PatchPCA
 from sslkit.targets.pixels import normalized_pixels, unnormalized_pixels
 
-__all__ = ["PatchPCA", "hog", "normalized_pixels", "unnormalized_pixels"]
+__all__ = ["PatchPCA", "features", "hog", "normalized_pixels", "pseudo_labels", "unnormalized_pixels"]

@@ -1,0 +1,198 @@
+"""MaskFeat: features of hidden patches are predicted, histograms of oriented gradients first of all (Wei et al. 2022, fig. 1).
+
+python examples/maskfeat.py                                    generated pictures, HOG
+python examples/maskfeat.py --target pixels                    the control of the paper's table 2
+python examples/supervised.py --data scenes:easy               then, a teacher: its features, or its classes
+python examples/maskfeat.py --target features --teacher runs/supervised
+python examples/maskfeat.py --target pseudo --teacher runs/supervised
+torchrun --nproc-per-node 2 examples/maskfeat.py               as many processes as you have GPUs
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from common import (
+    Pooled,
+    Run,
+    batch_of,
+    centred,
+    embed,
+    floats,
+    knn_score,
+    load_data,
+    processes,
+    read_checkpoint,
+    run_options,
+    score_table,
+    scores,
+    set_rate,
+    share_of,
+    wrong,
+)
+from sslkit.augmentations import Compose, HorizontalFlip, RandomResizedCrop
+from sslkit.backbones import ViT, convnet_small
+from sslkit.distributed import global_mean
+from sslkit.kernels import gather_tokens
+from sslkit.losses import masked_cross_entropy, masked_mse
+from sslkit.maskers import BlockwiseMasker, RandomMasker
+from sslkit.plots import curves
+from sslkit.targets import features, hog, normalized_pixels, pseudo_labels
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run_options(parser, steps=1800, out="runs/maskfeat")
+    parser.set_defaults(data="scenes:easy", size=48, batch=128)
+    parser.add_argument("--patch", type=int, default=6, help="side of a patch in pixels; an even number for HOG, which has 2 x 2 cells")
+    parser.add_argument("--dim", type=int, default=96, help="width, 32 a head")
+    parser.add_argument("--depth", type=int, default=4, help="blocks")
+    parser.add_argument("--target", choices=["hog", "pixels", "features", "pseudo"], default="hog")
+    parser.add_argument("--teacher", type=Path, help="for features and pseudo: folder of a run of supervised.py or simclr.py")
+    parser.add_argument("--mask", choices=["blockwise", "random"], default="blockwise")
+    parser.add_argument("--ratio", type=float, default=0.5, help="share of the patches that is hidden; 0.4 in the paper, at 196 patches")
+    parser.add_argument("--crop", type=float, default=0.5, help="smallest share of the picture that is shown")
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="--no-flip for writing")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    return parser.parse_args(arguments)
+
+
+class MaskFeat(nn.Module):
+    """Hidden patches become a token [M]; a linear head predicts from it what was there."""
+
+    def __init__(self, encoder, values):
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(encoder.dim, values)
+        self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02))
+
+    def forward(self, images, mask):
+        tokens = self.encoder(images, replace=mask, mask_token=self.token)
+        return self.head(mask.hidden(tokens.patches))  # [batch, hidden, values]
+
+
+class Target(nn.Module):
+    """Pictures in [0, 1] -> what stands at the hidden patches; and how far a prediction is from it."""
+
+    def __init__(self, kind, patch, teacher, channels):
+        super().__init__()
+        self.kind, self.patch, self.teacher = kind, patch, teacher
+        self.values = {"hog": 36 * channels, "pixels": channels * patch**2}.get(kind) or teacher.values
+
+    def forward(self, images, mask):
+        if self.kind == "hog":  # raw levels: normalised ones put rounding into flat cells
+            return hog(images, cell=self.patch // 2, patch=self.patch, ids=mask.ids_hidden)
+        if self.kind == "pixels":
+            return gather_tokens(normalized_pixels(images, self.patch), mask.ids_hidden)
+        return (pseudo_labels if self.kind == "pseudo" else features)(self.teacher, images, grid=mask.grid, ids=mask.ids_hidden)
+
+    def loss(self, prediction, images, mask):
+        target = self(images, mask)
+        if self.kind == "pseudo":
+            return masked_cross_entropy(prediction, target)
+        return masked_mse(functional.normalize(prediction.float(), dim=-1) if self.kind == "features" else prediction, target)
+
+
+class Teacher(nn.Module):
+    """A trained ConvNet of these examples, frozen, before its pooling; with its classifier at every place if classes are wanted."""
+
+    def __init__(self, folder, channels, classify):
+        super().__init__()
+        if folder is None:
+            raise wrong("--teacher", given="none", expected="a run of supervised.py or simclr.py", mend="train one, then pass its folder")
+        weights = read_checkpoint(folder / "checkpoint.pt")["parts"]["model"]
+        self.network = convnet_small(channels)
+        own = {name.removeprefix("0."): weight for name, weight in weights.items() if name.startswith("0.")}
+        if own.keys() != self.network.state_dict().keys() or (classify and "1.weight" not in weights):
+            raise wrong("--teacher", given=f"{folder}", expected="a ConvNet" + (" with a classifier" if classify else ""),
+                        mend="train one with supervised.py" + ("" if classify else " or simclr.py"))  # fmt: skip
+        self.network.load_state_dict(own)
+        self.register_buffer("weight", weights["1.weight"] if classify else None)
+        self.values = len(self.weight) if classify else self.network.dim
+        self.eval().requires_grad_(False)
+
+    def forward(self, images):
+        maps = self.network.maps(images)  # [batch, dim, h, w]
+        return maps if self.weight is None else torch.einsum("kd,bdhw->bkhw", self.weight, maps)
+
+
+def build(options, data, device):
+    """Model, target and masker."""
+    if options.target == "hog" and options.patch % 2:
+        raise wrong("--patch", given=f"{options.patch} with --target hog", expected="an even number, for 2 x 2 cells", mend="pass 6 or 8")
+    torch.manual_seed(options.seed)
+    channels = data.train.shape[1]
+    encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels)
+    teacher = Teacher(options.teacher, channels, options.target == "pseudo") if options.target in ("features", "pseudo") else None
+    target = Target(options.target, options.patch, teacher, channels)
+    hidden = round(options.ratio * math.prod(encoder.base))
+    blocks = BlockwiseMasker(count=hidden, min_patches=max(1, hidden // 5))
+    return (
+        MaskFeat(encoder, target.values).to(device),
+        target.to(device),
+        blocks if options.mask == "blockwise" else RandomMasker(count=hidden),
+    )
+
+
+def train(options, run, data, model, target, masker, group, device):
+    """The algorithm; `model` is trained in place."""
+    view = Compose(RandomResizedCrop(options.size, scale=(options.crop, 1.0)), *([HorizontalFlip()] if options.flip else []))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, betas=(0.9, 0.95))
+    network = model if group is None else DistributedDataParallel(model, process_group=group)
+    network = torch.compile(network) if options.compile else network
+    for step in run.progress({"model": model, "optimizer": optimizer}, len(data.train)):
+        epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
+        set_rate(optimizer, step, run.steps, options.lr)
+        total = 0.0
+        for part in batch.tensor_split(options.accumulate):
+            indices = share_of(part, group)
+            draw = {"indices": indices.to(device), "seed": options.seed, "epoch": epoch}
+            images = view(floats(data.train[indices]).to(device), **draw)
+            mask = masker.for_indices(grid=model.encoder.base, **draw)
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                prediction = network(centred(images), mask)
+            loss = global_mean(target.loss(prediction, images, mask) * len(indices), len(batch), group)  # all hide the same number
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+        run.write(step + 1, loss=total)
+        if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
+            run.bar.set_postfix(loss=f"{total:.3f}", knn=f"{knn_score(Pooled(model.encoder, 'mean'), data, 500, device):.1f} %")
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with processes() as (group, rank, device):
+        run = Run(options, rank)
+        data = load_data(options.data, options.size)
+        model, target, masker = build(options, data, device)
+        encoder = Pooled(model.encoder, "mean")
+        controls = scores(encoder, data, embed(encoder, data.test, device), device)
+        train(options, run, data, model, target, masker, group, device)
+        if rank == 0:
+            report(options, run, data, model, device, controls)
+
+
+def report(options, run, data, model, device, controls):
+    """Scores of the frozen features beside two controls: the random network, and the raw pixels."""
+    encoder = Pooled(model.encoder, "mean")
+    found, pixels = scores(encoder, data, embed(encoder, data.test, device), device), knn_score(nn.Flatten(), data)
+    run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
+    if found:
+        print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
+    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
+    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
+    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+
+
+if __name__ == "__main__":
+    main()
