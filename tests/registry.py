@@ -171,6 +171,8 @@ COMPONENTS = [
     Component("datasets.Scenes", "dataset"),
     Component("datasets.SceneVideos", "dataset"),
     Component("datasets.Folder", "dataset"),
+    Component("datasets.ClipFolder", "dataset"),
+    Component("datasets.uniform_frames", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.digits", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.torchvision_dataset", "dataset", absent={"pickle": FUNCTION}),
     Component("datasets.copy_attack", "dataset", absent={"pickle": FUNCTION}),

@@ -6,6 +6,7 @@ from sslkit.datasets._digits import digits
 from sslkit.datasets._loaded import Broken, LoadedImages
 from sslkit.datasets._retrieval import RetrievalTruth, retrieval_labels
 from sslkit.datasets._shapes import CLASSES, ORIENTED
+from sslkit.datasets.clips import ClipBatch, ClipFolder, ClipItem, uniform_frames
 from sslkit.datasets.folder import Folder, FolderBatch, FolderItem
 from sslkit.datasets.scenes import SceneBatch, Scenes, Split
 from sslkit.datasets.torchvision_sets import torchvision_dataset
@@ -17,6 +18,9 @@ __all__ = [
     "MOTIONS",
     "ORIENTED",
     "Broken",
+    "ClipBatch",
+    "ClipFolder",
+    "ClipItem",
     "Folder",
     "FolderBatch",
     "FolderItem",
@@ -31,4 +35,5 @@ __all__ = [
     "digits",
     "retrieval_labels",
     "torchvision_dataset",
+    "uniform_frames",
 ]

@@ -1,5 +1,6 @@
 """Pictures in memory, and the way from a picture file to a square tensor."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,24 @@ def read_square(path: str, size: int) -> Tensor | Broken:
     # decoders answer damaged bytes with nearly any exception: OSError, SyntaxError, ValueError, struct.error, EOFError, ...
     except Exception as error:
         return Broken(path, f"{type(error).__name__}: {error}")
+
+
+def listed(where: str, root: str, suffixes: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """The files below a folder that end in one of the suffixes, in the order of their paths; links to folders are not followed."""
+    if not os.path.isdir(root):
+        raise wrong(where, given=f"root {root!r}, which is no folder", expected=f"a folder of {what}s", mend="check the path")
+    found = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names if name.lower().endswith(suffixes)]
+    if not found:
+        raise wrong(where, given=f"root {root!r}, no {what} in it", expected=f"a {', '.join(suffixes)} file",
+                    mend=f"check the path, or convert the {what}s")  # fmt: skip
+    # by parts, not by characters: "a/z.png" comes before "a-b/a.png" on every system.
+    return tuple(sorted(found, key=lambda path: os.path.relpath(path, root).split(os.sep)))
+
+
+def subfolder(path: str, root: str | os.PathLike[str]) -> str:
+    """First folder of a path below the root, or an empty string."""
+    parts = os.path.relpath(path, root).split(os.sep)
+    return parts[0] if len(parts) > 1 else ""
 
 
 def gather(where: str, parts: Iterable[tuple[Tensor | Broken, int, str]], *, mend: str, classes: tuple[str, ...] = ()) -> LoadedImages:

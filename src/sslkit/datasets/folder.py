@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sslkit._checks import need_positive, wrong
-from sslkit.datasets._loaded import Broken, LoadedImages, gather, read_square
+from sslkit.datasets._loaded import Broken, LoadedImages, gather, listed, read_square, subfolder
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -70,27 +70,14 @@ class Folder(Dataset[FolderItem]):
         need_positive("Folder", size=self.size)
         if self.labels not in ("subfolder", None):
             raise wrong("Folder", given=f"labels={self.labels!r}", expected="'subfolder' or None", mend="pass one of these")
-        root = os.fspath(self.root)
-        if not os.path.isdir(root):
-            raise wrong("Folder", given=f"root {root!r}, which is no folder", expected="a folder of pictures", mend="check the path")
-        found = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names if name.lower().endswith(SUFFIXES)]
-        if not found:
-            raise wrong("Folder", given=f"root {root!r}, no picture in it", expected=f"a {', '.join(SUFFIXES)} file",
-                        mend="check the path, or convert the pictures")  # fmt: skip
-        # by parts, not by characters: "a/z.png" comes before "a-b/a.png" on every system.
-        paths = sorted(found, key=lambda path: os.path.relpath(path, root).split(os.sep))
-        names = sorted({name for name in (self._subfolder(path) for path in paths) if name}) if self.labels else []
-        object.__setattr__(self, "paths", tuple(paths))
+        paths = listed("Folder", os.fspath(self.root), SUFFIXES, "picture")
+        names = sorted({name for name in (subfolder(path, self.root) for path in paths) if name}) if self.labels else []
+        object.__setattr__(self, "paths", paths)
         object.__setattr__(self, "classes", tuple(names))
-
-    def _subfolder(self, path: str) -> str:
-        """First folder below the root, or an empty string."""
-        parts = os.path.relpath(path, self.root).split(os.sep)
-        return parts[0] if len(parts) > 1 else ""
 
     def label(self, index: int) -> int:
         """The label of file `index`; -1 without one."""
-        name = self._subfolder(self.paths[index])
+        name = subfolder(self.paths[index], self.root)
         return self.classes.index(name) if name in self.classes else -1
 
     def __len__(self) -> int:
