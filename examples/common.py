@@ -16,13 +16,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sslkit.backbones import convnet_small
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
 from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe, semi_supervised_subset
 from sslkit.schedules import cosine
 
 FORMAT = "sslkit example, version 1"
-PICTURES = ("neighbours.png", "loss.png", "reconstruction.png")
+PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png")
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
@@ -332,6 +333,29 @@ class Pooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encoder(centred(images)).pooled(self.by)  # [batch, dim]
+
+
+class Teacher(nn.Module):
+    """A trained ConvNet of these examples, frozen, before its pooling; with its classifier at every place if classes are wanted."""
+
+    def __init__(self, folder: Path | None, channels: int, classify: bool) -> None:
+        super().__init__()
+        if folder is None:
+            raise wrong("--teacher", given="none", expected="a run of supervised.py or simclr.py", mend="train one, then pass its folder")
+        weights = read_checkpoint(folder / "checkpoint.pt")["parts"]["model"]
+        self.network = convnet_small(channels)
+        own = {name.removeprefix("0."): weight for name, weight in weights.items() if name.startswith("0.")}
+        if own.keys() != self.network.state_dict().keys() or (classify and "1.weight" not in weights):
+            raise wrong("--teacher", given=f"{folder}", expected="a ConvNet" + (" with a classifier" if classify else ""),
+                        mend="train one with supervised.py" + ("" if classify else " or simclr.py"))  # fmt: skip
+        self.network.load_state_dict(own)
+        self.register_buffer("weight", weights["1.weight"] if classify else None)
+        self.values = len(self.weight) if classify else self.network.dim
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.network.maps(images)  # [batch, dim, h, w]
+        return maps if self.weight is None else torch.einsum("kd,bdhw->bkhw", self.weight, maps)
 
 
 def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:

@@ -1,7 +1,8 @@
 """MaskFeat: features of hidden patches are predicted, histograms of oriented gradients first of all (Wei et al. 2022, fig. 1).
 
 python examples/maskfeat.py                                    generated pictures, HOG
-python examples/maskfeat.py --target pixels                    the control of the paper's table 2
+python examples/maskfeat.py --target pixels --out runs/pixels  the control of the paper's table 2
+python examples/maskfeat.py --beside runs/pixels               shows the predictions of both, and the loss of every patch
 python examples/supervised.py --data scenes:easy               then, a teacher: its features, or its classes
 python examples/maskfeat.py --target features --teacher runs/supervised
 python examples/maskfeat.py --target pseudo --teacher runs/supervised
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from common import (
     Pooled,
     Run,
+    Teacher,
     batch_of,
     centred,
     embed,
@@ -37,13 +39,14 @@ from common import (
     wrong,
 )
 from sslkit.augmentations import Compose, HorizontalFlip, RandomResizedCrop
-from sslkit.backbones import ViT, convnet_small
+from sslkit.backbones import ViT
 from sslkit.distributed import global_mean
 from sslkit.kernels import gather_tokens
 from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import BlockwiseMasker, RandomMasker
-from sslkit.plots import curves
-from sslkit.targets import features, hog, normalized_pixels, pseudo_labels
+from sslkit.patches import patchify, unpatchify
+from sslkit.plots import contact_sheet, curves, hog_glyphs, save_picture
+from sslkit.targets import features, hog, normalized_pixels, pseudo_labels, unnormalized_pixels
 
 
 def parse(arguments=None):
@@ -55,6 +58,7 @@ def parse(arguments=None):
     parser.add_argument("--depth", type=int, default=4, help="blocks")
     parser.add_argument("--target", choices=["hog", "pixels", "features", "pseudo"], default="hog")
     parser.add_argument("--teacher", type=Path, help="for features and pseudo: folder of a run of supervised.py or simclr.py")
+    parser.add_argument("--beside", type=Path, help="another run of this example, whose predictions are shown, too")
     parser.add_argument("--mask", choices=["blockwise", "random"], default="blockwise")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of the patches that is hidden; 0.4 in the paper, at 196 patches")
     parser.add_argument("--crop", type=float, default=0.5, help="smallest share of the picture that is shown")
@@ -92,34 +96,32 @@ class Target(nn.Module):
             return gather_tokens(normalized_pixels(images, self.patch), mask.ids_hidden)
         return (pseudo_labels if self.kind == "pseudo" else features)(self.teacher, images, grid=mask.grid, ids=mask.ids_hidden)
 
+    def comparable(self, prediction):
+        return functional.normalize(prediction.float(), dim=-1) if self.kind == "features" else prediction
+
     def loss(self, prediction, images, mask):
         target = self(images, mask)
+        return masked_cross_entropy(prediction, target) if self.kind == "pseudo" else masked_mse(self.comparable(prediction), target)
+
+    def errors(self, prediction, images, mask):
+        """[batch, hidden], for the eye: the loss is their mean."""
+        target = self(images, mask)
         if self.kind == "pseudo":
-            return masked_cross_entropy(prediction, target)
-        return masked_mse(functional.normalize(prediction.float(), dim=-1) if self.kind == "features" else prediction, target)
+            return functional.cross_entropy(prediction.mT, target, reduction="none")
+        return (prediction - target).square().mean(dim=-1)
 
-
-class Teacher(nn.Module):
-    """A trained ConvNet of these examples, frozen, before its pooling; with its classifier at every place if classes are wanted."""
-
-    def __init__(self, folder, channels, classify):
-        super().__init__()
-        if folder is None:
-            raise wrong("--teacher", given="none", expected="a run of supervised.py or simclr.py", mend="train one, then pass its folder")
-        weights = read_checkpoint(folder / "checkpoint.pt")["parts"]["model"]
-        self.network = convnet_small(channels)
-        own = {name.removeprefix("0."): weight for name, weight in weights.items() if name.startswith("0.")}
-        if own.keys() != self.network.state_dict().keys() or (classify and "1.weight" not in weights):
-            raise wrong("--teacher", given=f"{folder}", expected="a ConvNet" + (" with a classifier" if classify else ""),
-                        mend="train one with supervised.py" + ("" if classify else " or simclr.py"))  # fmt: skip
-        self.network.load_state_dict(own)
-        self.register_buffer("weight", weights["1.weight"] if classify else None)
-        self.values = len(self.weight) if classify else self.network.dim
-        self.eval().requires_grad_(False)
-
-    def forward(self, images):
-        maps = self.network.maps(images)  # [batch, dim, h, w]
-        return maps if self.weight is None else torch.einsum("kd,bdhw->bkhw", self.weight, maps)
+    def painted(self, prediction, images, mask):
+        """Name -> pictures [batch, channels, h, w]: the prediction, the truth where the network saw it."""
+        rows = mask.ids_hidden[..., None].expand_as(prediction)
+        if self.kind == "hog":
+            truth = hog(images, cell=self.patch // 2, patch=self.patch)
+            side = max(1, 144 // images.shape[-1]) * self.patch // 2
+            both = {"HOG": truth.scatter(1, rows, prediction), "HOG, true": truth}
+            return {name: hog_glyphs(x, mask.grid, channels=images.shape[1], side=side) for name, x in both.items()}
+        if self.kind == "pixels":
+            full = normalized_pixels(images, self.patch).scatter(1, rows, prediction)
+            return {"pixels": unpatchify(unnormalized_pixels(full, images, self.patch), mask.grid, self.patch).clamp(0, 1)}
+        return {}
 
 
 def build(options, data, device):
@@ -179,19 +181,53 @@ def main(arguments=None):
         controls = scores(encoder, data, embed(encoder, data.test, device), device)
         train(options, run, data, model, target, masker, group, device)
         if rank == 0:
-            report(options, run, data, model, device, controls)
+            report(options, run, data, model, target, masker, device, controls)
 
 
-def report(options, run, data, model, device, controls):
-    """Scores of the frozen features beside two controls: the random network, and the raw pixels."""
+def report(options, run, data, model, target, masker, device, controls):
+    """Scores of the frozen features beside two controls, the random network and the raw pixels; and what is predicted."""
     encoder = Pooled(model.encoder, "mean")
     found, pixels = scores(encoder, data, embed(encoder, data.test, device), device), knn_score(nn.Flatten(), data)
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
+    print(save_picture(predictions(options, data, model, target, masker, device), options.out / "prediction.png"))
     log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
     loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
     print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+
+
+def predictions(options, data, model, target, masker, device):
+    """Six pictures: what the network sees, what it predicts of the rest and how far off each patch is; this run's, and another's."""
+    shown = [(model, target)]
+    if options.beside:
+        other = read_checkpoint(options.beside / "checkpoint.pt")
+        settings = argparse.Namespace(**{**vars(options), **other["settings"]})
+        settings.teacher = Path(settings.teacher) if settings.teacher else None
+        shown.append(build(settings, data, device)[:2])
+        shown[-1][0].load_state_dict(other["parts"]["model"])
+    images = floats(telling(data.test[:500])).to(device)
+    mask = masker.for_indices(torch.arange(len(images)), model.encoder.base, seed=options.seed, device=device)
+    seen = patchify(images, options.patch).masked_fill(mask.mask[..., None], 0.5)
+    columns = {"visible": unpatchify(seen, mask.grid, options.patch)}
+    for network, goal in shown:
+        with torch.no_grad():
+            predicted = goal.comparable(network(centred(images), mask).float())
+        columns |= goal.painted(predicted, images, mask)
+        errors = torch.zeros(mask.mask.shape, device=device).scatter(1, mask.ids_hidden, goal.errors(predicted, images, mask))
+        spread = (errors / errors.max())[..., None].expand(-1, -1, options.patch**2)
+        columns[f"loss, {goal.kind}"] = unpatchify(spread, mask.grid, options.patch)
+    columns["original"] = images
+    side = max(column.shape[-1] for column in columns.values())
+    cells = [functional.interpolate(x.expand(-1, 3, -1, -1).cpu(), size=(side, side)) for x in columns.values()]
+    return contact_sheet(torch.stack(cells, dim=1).flatten(0, 1), columns=len(cells), titles=[*columns] * len(images))
+
+
+def telling(pictures):
+    """Three pictures of the strongest edges, where pixels come out blurred, and three of strong colours with few, which may be missed."""
+    images = floats(pictures)
+    edges, colours = images.diff(dim=-1).abs().mean(dim=(1, 2, 3)), images.mean(dim=(2, 3)).std(dim=1)
+    return pictures[torch.cat([edges.argsort(descending=True)[:3], (colours / edges).argsort(descending=True)[:3]])]
 
 
 if __name__ == "__main__":

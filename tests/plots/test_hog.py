@@ -50,7 +50,7 @@ def test_wrong_input():
     for arguments, options, message in [
         ((values, (2, 3)), {}, r"hog_glyphs: got values \[2, 4, 108\] for grid \(2, 3\), bins=9, channels=3; expected \[batch, 6, 27 \* n"),
         ((values, (2, 2)), {"bins": 8}, "bins=8"),
-        ((values, (2, 2)), {"side": 8}, "got side=8; expected an odd number of pixels. To mend: pass 9"),
+        ((values, (2, 2)), {"side": 0}, "got side=0; expected a whole side from 1 on"),
         ((values[0], (2, 2)), {}, "3 axes|2 axes"),
     ]:
         with pytest.raises(ValueError, match=message):

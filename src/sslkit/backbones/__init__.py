@@ -1,6 +1,7 @@
 """What turns images into embeddings."""
 
 from sslkit.backbones._export import export
+from sslkit.backbones._mvit import maskfeat_mvit
 from sslkit.backbones._sizes import vit_base, vit_huge, vit_large, vit_small, vit_tiny
 from sslkit.backbones._tokens import Tokens
 from sslkit.backbones.adapters import adapt
@@ -18,6 +19,7 @@ __all__ = [
     "convnet_small",
     "export",
     "load_official",
+    "maskfeat_mvit",
     "vit_base",
     "vit_huge",
     "vit_large",

@@ -20,21 +20,19 @@ def hog_glyphs(values: Tensor, grid: tuple[int, int], *, bins: int = 9, channels
         grid: (h, w) tokens, row-major.
         bins: of the values.
         channels: of the values.
-        side: of a cell in pixels, odd so that it has a middle.
+        side: of a cell in pixels; an odd one has a middle, for the finest strokes.
 
     Returns:
         [batch, 1, h * n * side, w * n * side] float32 in [0, 1], for `contact_sheet`.
 
     Raises:
-        ValueError: tokens do not fill the grid, values are no channels * bins * n**2, or an even side.
+        ValueError: tokens do not fill the grid, or values are no channels * bins * n**2.
 
     Source: Wei et al. 2022 (MaskFeat), fig. 3.
     """
     sizes = bind_axes("hog_glyphs", values=(values, "batch tokens values"))
     need_whole("hog_glyphs", bins=bins, channels=channels, side=side)
     cells = math.isqrt(sizes["values"] // (bins * channels))
-    if side % 2 == 0:
-        raise wrong("hog_glyphs", given=f"side={side}", expected="an odd number of pixels", mend=f"pass {side + 1}")
     if sizes["tokens"] != grid[0] * grid[1] or cells == 0 or bins * channels * cells**2 != sizes["values"]:
         raise wrong("hog_glyphs", given=f"values {list(values.shape)} for grid {tuple(grid)}, bins={bins}, channels={channels}",
                     expected=f"[batch, {grid[0] * grid[1]}, {bins * channels} * n**2]",
