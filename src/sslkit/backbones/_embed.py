@@ -1,10 +1,10 @@
 """Pixels -> tokens: the patch and tubelet embedding."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sslkit._checks import wrong
+from sslkit.kernels import gather_patches
 from sslkit.patches import grid_of, patchify
 
 
@@ -50,11 +50,11 @@ class PatchEmbed(nn.Module):
 
         The pixels of tokens where `hidden`, bool [batch, tokens], is True are taken for 0.
         """
-        grid = self.grid(images)
+        self.grid(images)  # raises what is wrong with them
         if ids is None:
             values = patchify(images, self.patch, tubelet=self.tubelet or 1, order="cpq")
         else:
-            values = _values_of(images, ids, grid, self.patch, self.tubelet or 1)
+            values = gather_patches(images, ids, self.patch, tubelet=self.tubelet or 1)
         if hidden is not None:
             values = values.masked_fill(hidden[..., None], 0)
         return _product(values, self.proj.weight.flatten(1), self.proj.bias)
@@ -70,23 +70,3 @@ def _product(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(values, weight, bias)
     pixels = values.transpose(1, 2).unsqueeze(2)  # [batch, values, 1, tokens], channels last: a wrong place of the 1 would cost a copy
     return functional.conv2d(pixels, weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
-
-
-def _values_of(images: Tensor, ids: Tensor, grid: tuple[int, ...], patch: int, tubelet: int) -> Tensor:
-    """patchify(images, order="cpq") at ids alone: [batch, kept, channels * tubelet * patch**2].
-
-    The image is a list of runs of `patch` neighbouring pixels; a token consists of channels * tubelet * patch of them.
-    """
-    clips = images if images.ndim == 5 else images.unsqueeze(2)  # [batch, channels, time, height, width]
-    batch, channels, time, height, _ = clips.shape
-    rows, columns = grid[-2:]
-
-    def count(size: int) -> Tensor:
-        return torch.arange(size, device=images.device)
-
-    ids = ids[:, :, None, None, None]  # [batch, kept, channels, frame, row]
-    plane = count(batch)[:, None, None, None, None] * channels + count(channels)[:, None, None]
-    frame = ids // (rows * columns) * tubelet + count(tubelet)[:, None]
-    line = ids // columns % rows * patch + count(patch)
-    run = ((plane * time + frame) * height + line) * columns + ids % columns
-    return clips.reshape(-1, patch).index_select(0, run.flatten()).view(*run.shape[:2], channels * tubelet * patch**2)
