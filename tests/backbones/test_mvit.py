@@ -1,9 +1,11 @@
 """MaskFeat's MViT: its numbers, its table of stages, its masks."""
 
+import re
+
 import pytest
 import torch
 
-from sslkit.backbones import adapt, maskfeat_mvit
+from sslkit.backbones import adapt, load_official, maskfeat_mvit
 from sslkit.maskers import CubeMasker, TokenMask
 from sslkit.testing import proves
 
@@ -90,3 +92,37 @@ def test_wrong_input():
     ]:
         with pytest.raises(ValueError, match=message):
             maskfeat_mvit(*arguments, **options)
+
+
+@proves("backbones.load_official", "property")
+def test_slowfast_names_arrive(generator):
+    """The published names, written out for one block that widens and one that does not; every value in its place, nothing else accepted."""
+    published = {
+        "cls_token": "pos_encoding.class_token", "patch_embed.proj.weight": "conv_proj.weight", "patch_embed.proj.bias": "conv_proj.bias",
+        "blocks.0.norm1.weight": "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias": "blocks.0.attn.qkv.bias",
+        "blocks.0.attn.rel_pos_t": "blocks.0.attn.rel_pos_t", "blocks.0.attn.proj.weight": "blocks.0.attn.project.0.weight",
+        "blocks.0.attn.pool_q.weight": "blocks.0.attn.pool_q.pool.weight",
+        "blocks.0.attn.norm_q.bias": "blocks.0.attn.pool_q.norm_act.0.bias",
+        "blocks.0.attn.pool_v.weight": "blocks.0.attn.pool_v.pool.weight", "blocks.0.mlp.fc1.weight": "blocks.0.mlp.0.weight",
+        "blocks.0.mlp.fc2.bias": "blocks.0.mlp.3.bias", "blocks.0.proj.weight": "blocks.0.project.weight",
+    }  # fmt: skip
+    back = [(r"^conv_proj", "patch_embed.proj"), (r"^pos_encoding.class_token", "cls_token"), (r"attn.project.0", "attn.proj"),
+            (r"(pool_.).pool", r"\1"), (r"pool_(.).norm_act.0", r"norm_\1"), (r"mlp.0", "mlp.fc1"), (r"mlp.3", "mlp.fc2"),
+            (r"(blocks.\d+).project", r"\1.proj")]  # fmt: skip
+    source, file = tiny(), {}
+    for name, tensor in source.model.state_dict().items():
+        if name.startswith("norm."):
+            continue
+        for pattern, replacement in back:
+            name = re.sub(pattern, replacement, name)
+        file[name] = torch.randn(tensor.shape, generator=generator)
+    assert published.keys() <= file.keys()
+    file["cls_token"] = file["cls_token"].view(1, 1, -1)
+    model = tiny()
+    head = {"mask_token": torch.zeros(1, 1, 8), "pred_head.transforms.0.0.weight": torch.zeros(2)}
+    assert set(load_official(model, {"model_state": {**file, **head}}, "maskfeat")) == head.keys()
+    weights = model.model.state_dict()
+    for name, place in published.items():
+        assert torch.equal(weights[place], file[name].flatten() if name == "cls_token" else file[name])
+    with pytest.raises(ValueError, match=r"1 missing \(conv_proj.bias\)"):
+        load_official(model, {name: value for name, value in file.items() if name != "patch_embed.proj.bias"}, "maskfeat")

@@ -107,7 +107,9 @@ def test_errors():
         load_official(model, ViT(8, 4, 4, 1, 2).state_dict())
     with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed \[1, 6, 8\] for \[1, 5, 8\]\)"):
         load_official(model, {**tiny().state_dict(), "pos_embed": torch.zeros(1, 6, 8)})
-    with pytest.raises(ValueError, match=r"load_official: got source='clip'; expected one of 'timm', 'dino', 'deit', 'mae'. To mend"):
+    with pytest.raises(
+        ValueError, match=r"load_official: got source='clip'; expected one of 'timm', 'dino', 'deit', 'mae', 'beit', 'maskfeat'. To mend"
+    ):
         load_official(model, state, "clip")
     with pytest.raises(ValueError, match=r"load_official: got image_filters='mean'; expected .central. or .average.. To mend"):
         load_official(model, tiny().state_dict(), image_filters="mean")

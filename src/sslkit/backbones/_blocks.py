@@ -23,9 +23,9 @@ def attention_weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None = 
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-        q, k, v = split(qkv(x));    out = proj(concat over heads of softmax(q k^T / sqrt(dim / heads)) v)
+        q, k, v = split(qkv(x));    out = proj(concat over heads of softmax(q k^T / sqrt(dim / heads) + bias) v)
 
-    Shapes: [batch, tokens, dim] -> the same; `weights` gives the softmax.
+    Shapes: [batch, tokens, dim] -> the same; `weights` gives the softmax. bias, if any: [heads, tokens, tokens], or one a sample.
 
     Source: Dosovitskiy et al. 2021 (ViT), appendix A.
     """
@@ -43,15 +43,16 @@ class Attention(nn.Module):
         qkv: Tensor = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [batch, tokens, 3, heads, dim / heads]
         return qkv.permute(2, 0, 3, 1, 4).unbind()  # each [batch, heads, tokens, dim / heads]
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = self._split(tokens)
-        out = functional.scaled_dot_product_attention(q, k, v)  # [batch, heads, tokens, dim / heads]
+        added = None if bias is None else bias.to(q.dtype)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=added)  # [batch, heads, tokens, dim / heads]
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def weights(self, tokens: Tensor) -> Tensor:
+    def weights(self, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
         """[batch, heads, tokens, tokens]: row i says where token i looks, and sums to 1; float32 or wider."""
         q, k, _ = self._split(tokens)
-        return attention_weights(q, k, q.shape[-1] ** -0.5)
+        return attention_weights(q, k, q.shape[-1] ** -0.5, bias)
 
 
 class MLP(nn.Module):
@@ -101,8 +102,8 @@ class Block(nn.Module):
         self.mlp = MLP(dim, int(dim * mlp_ratio))
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + drop_path(self.ls1(self.attn(self.norm1(tokens))), self.drop_path, self.training)
+    def forward(self, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+        tokens = tokens + drop_path(self.ls1(self.attn(self.norm1(tokens), bias)), self.drop_path, self.training)
         return tokens + drop_path(self.ls2(self.mlp(self.norm2(tokens))), self.drop_path, self.training)
 
 
@@ -110,7 +111,8 @@ class Blocks(nn.ModuleList):
     """Blocks in a row; block i of `depth` drops paths with rate drop_path * i / (depth - 1).
 
     `forward` [batch, tokens, dim] -> the last output, the outputs of the blocks named in `layers` in that order, and the attention
-    weights of block `attention_of`, computed a second time by an explicit softmax; negative numbers count from the end.
+    weights of block `attention_of`, computed a second time by an explicit softmax; negative numbers count from the end. `bias` is added to
+    the scores of every attention.
     """
 
     def __init__(self, depth: int, dim: int, heads: int, *, mlp_ratio: float = 4, qkv_bias: bool = True, layer_scale: float | None = None,
@@ -126,7 +128,7 @@ class Blocks(nn.ModuleList):
         )  # fmt: skip
 
     def forward(
-        self, tokens: Tensor, *, layers: Iterable[int] = (), attention_of: int | None = None
+        self, tokens: Tensor, *, layers: Iterable[int] = (), attention_of: int | None = None, bias: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         wanted = [block_number("Blocks", i, len(self)) for i in layers]
         looked_at = None if attention_of is None else block_number("Blocks", attention_of, len(self))
@@ -134,8 +136,8 @@ class Blocks(nn.ModuleList):
         attention = None
         for i, block in enumerate(self):
             if i == looked_at:
-                attention = block.attn.weights(block.norm1(tokens))  # type: ignore[union-attr,operator]
-            tokens = block(tokens)
+                attention = block.attn.weights(block.norm1(tokens), bias)  # type: ignore[union-attr,operator]
+            tokens = block(tokens, bias)
             if i in wanted:
                 outputs[i] = tokens
         return tokens, tuple(outputs[i] for i in wanted), attention

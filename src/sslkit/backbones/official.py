@@ -1,28 +1,31 @@
 """Published weights into a `ViT` or `MAE`."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from sslkit._checks import wrong
+from sslkit.backbones._adapt.torchvision import TorchvisionMViT
 from sslkit.backbones._inflate import Inflate, inflate
 from sslkit.backbones.mae import MAE
 from sslkit.backbones.positions import Resample, resample_positions
 from sslkit.backbones.vit import ViT
 
-Source = Literal["timm", "dino", "deit", "mae"]
-MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "deit": "size", "mae": "size"}
+Source = Literal["timm", "dino", "deit", "mae", "beit", "maskfeat"]
+MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "deit": "size", "mae": "size", "beit": "size", "maskfeat": "size"}
 
 # Where a training checkpoint holds the weights; DINO's teacher, not its student, is what the paper evaluates.
 _NESTED = ("teacher", "model", "state_dict", "model_state", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.", "backbone.", "encoder.")
-_CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.")
+_CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.", "lm_head.", "pred_head.")
 
 
 def load_official(
-    model: ViT | MAE, state_dict: Mapping[str, Any], source: Source = "timm", *, image_filters: Inflate = "central"
+    model: ViT | MAE | TorchvisionMViT, state_dict: Mapping[str, Any], source: Source = "timm", *, image_filters: Inflate = "central"
 ) -> tuple[str, ...]:
     """Loads published weights, and sets `model.resample` to the mode they were made with.
 
@@ -31,13 +34,17 @@ def load_official(
         "dino"      offset         backbone file, or a training checkpoint, of which the teacher is taken
         "deit"      size           {"model": ...} or a state dict
         "mae"       size           {"model": ...}; a `MAE` takes encoder and decoder, a `ViT` the encoder alone
+        "beit"      size           {"model": ...}: a `ViT` with positions="relative", layer_scale=...; its bias of keys, which cancels
+                                   in the softmax, is 0
+        "maskfeat"  size           {"model_state": ...} of SlowFast: a `ViT` with final_norm=False for images, adapt(maskfeat_mvit(...)) for
+                                   clips, whose last norm, which the pre-training does not have, keeps its values; the head is left out
 
     Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another square
     grid is resampled to the model's, in the source's mode. Classifier heads and projectors are left out, and so is the decoder for a `ViT`.
     A `ViT` of clips takes weights of images too: the filters are spread over the tubelet, the positions repeated over time.
 
     Args:
-        model: a `ViT` or `MAE` of the sizes of the weights; changed in place.
+        model: a `ViT` or `MAE` of the sizes of the weights, or an adapted `maskfeat_mvit`; changed in place.
         state_dict: what `torch.load(file, weights_only=True)` gives.
         source: whose weights they are.
         image_filters: "central" puts them on the middle frame of a tubelet, "average" on all, divided by their number; see `inflate`.
@@ -49,6 +56,8 @@ def load_official(
         ValueError: weights are missing, unexpected or of another shape; nothing is loaded then.
         TypeError: the model is of another class, or state_dict no mapping.
     """
+    if isinstance(model, TorchvisionMViT) and source == "maskfeat":
+        return _load_mvit(model, _unwrap(state_dict))
     if not isinstance(model, ViT | MAE) or not isinstance(state_dict, Mapping):
         raise wrong("load_official", given=f"model of type {type(model).__name__}, state_dict of type {type(state_dict).__name__}",
                     expected="a ViT or MAE, and a mapping from names to tensors", mend="pass torch.load(file, weights_only=True)",
@@ -62,7 +71,7 @@ def load_official(
                     mend="load the weights by their own library before adapt", kind=TypeError)  # fmt: skip
     weights: dict[str, Tensor] = {}
     dropped: list[str] = []
-    for name, tensor in _unwrap(state_dict).items():
+    for name, tensor in _TRANSLATE.get(source, _as_it_is)(_unwrap(state_dict)).items():
         place = _place(name, model)
         if place is None:
             dropped.append(name)
@@ -95,6 +104,54 @@ def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             name = name.removeprefix(wrapper)
         weights[name] = tensor
     return weights
+
+
+def _as_it_is(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights
+
+
+def _of_beit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """unilm's names: one vector a layer scale, biases of queries and values alone, and a table of indices, which we compute."""
+    out = {}
+    for name, tensor in weights.items():
+        if name.endswith("relative_position_index"):
+            continue
+        if name.endswith("attn.v_bias"):
+            query = weights[name.replace("v_bias", "q_bias")]
+            out[name.replace("v_bias", "qkv.bias")] = torch.cat([query, torch.zeros_like(tensor), tensor])
+        elif not name.endswith("attn.q_bias"):
+            out[re.sub(r"gamma_([12])$", r"ls\1.gamma", name)] = tensor
+    return out
+
+
+# SlowFast's names in torchvision's MViT.
+_MVIT = (
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^cls_token$", "pos_encoding.class_token"),
+    (r"\.attn\.proj\.", ".attn.project.0."),
+    (r"\.attn\.pool_([qkv])\.", r".attn.pool_\1.pool."),
+    (r"\.attn\.norm_([qkv])\.", r".attn.pool_\1.norm_act.0."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+    (r"^(blocks\.\d+)\.proj\.", r"\1.project."),
+)
+
+
+def _load_mvit(model: TorchvisionMViT, published: dict[str, Tensor]) -> tuple[str, ...]:
+    """Loads SlowFast's video weights; the names that were left out."""
+    dropped = [name for name in published if name == "mask_token" or name.startswith(_CLASSIFIERS)]
+    weights = {name: tensor for name, tensor in model.model.state_dict().items() if name.startswith("norm.")}
+    for name in published.keys() - set(dropped):
+        place = name
+        for pattern, replacement in _MVIT:
+            place = re.sub(pattern, replacement, place)
+        weights[place] = published[name].flatten() if name == "cls_token" else published[name]
+    _compare(model.model, weights)
+    model.model.load_state_dict(weights)
+    return tuple(dropped)
+
+
+_TRANSLATE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {"beit": _of_beit}
 
 
 def _place(name: str, model: nn.Module) -> str | None:

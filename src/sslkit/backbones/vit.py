@@ -13,6 +13,7 @@ from sslkit.backbones._blocks import Blocks
 from sslkit.backbones._embed import PatchEmbed
 from sslkit.backbones._init import Init, initialise
 from sslkit.backbones._masks import check_mask, need_both
+from sslkit.backbones._relative import RelativePositionBias
 from sslkit.backbones._tokens import Tokens
 from sslkit.backbones.positions import RESAMPLE, Resample, resample_positions, sincos_positions
 from sslkit.patches import grid_of
@@ -20,7 +21,7 @@ from sslkit.patches import grid_of
 if TYPE_CHECKING:
     from sslkit.maskers import TokenMask
 
-Positions = Literal["learned", "sincos", "separable"]
+Positions = Literal["learned", "sincos", "separable", "relative"]
 
 
 class ViT(nn.Module):
@@ -44,7 +45,8 @@ class ViT(nn.Module):
         prefix: tokens in front: "cls", "dist" (DeiT), then any number of "reg" (registers), each kind in one run.
         prefix_positions: whether each prefix token has a slot in the position table; one answer for all, or one for each. Default: cls and
             dist have one, registers do not.
-        positions: "learned"; "sincos", a fixed table; "separable" (clips), a learned table over space plus one over time; None.
+        positions: "learned"; "sincos", a fixed table; "separable" (clips), a learned table over space plus one over time; "relative"
+            (images), a bias of all attentions by the difference of places (BEiT), see `RelativePositionBias`; None.
         resample: how the table is read on another grid, see `resample_positions`; a property of the weights. Prefix slots stay as they are.
         mlp_ratio: hidden units per token size.
         qkv_bias: of queries, keys and values.
@@ -52,16 +54,17 @@ class ViT(nn.Module):
         drop_path: stochastic depth of the last block, falling linearly to 0 in the first.
         norm_eps: of every LayerNorm.
         final_norm: False leaves `norm` out, for models that pool first and normalise later.
-        init: "timm", "dino" or "mae", see `initialise`.
+        init: "timm", "dino", "mae" or "beit", see `initialise`.
 
     State-dict names are timm's, DINO's and MAE's: cls_token, dist_token, reg_token, pos_embed, patch_embed.proj, blocks.0.norm1 and so on;
-    separable tables are those of SlowFast: pos_embed_spatial, pos_embed_temporal, pos_embed_class.
+    separable tables are those of SlowFast: pos_embed_spatial, pos_embed_temporal, pos_embed_class; the relative one is BEiT's:
+    rel_pos_bias.relative_position_bias_table.
 
     Raises:
         ValueError: sizes that do not fit each other, an unknown word, an image size that is no multiple of the patch.
 
     Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Arnab et al. 2021 (ViViT) for tubelets; Darcet et al. 2024
-    for registers.
+    for registers; Bao et al. 2022 (BEiT) for relative positions.
     """
 
     def __init__(
@@ -88,13 +91,14 @@ class ViT(nn.Module):
         init: Init = "timm",
     ) -> None:
         super().__init__()
-        if (tubelet is None) != (frames is None) or (positions == "separable" and tubelet is None):
+        wants = {"separable": True, "relative": False}.get(str(positions), tubelet is not None)  # clips
+        if (tubelet is None) != (frames is None) or wants != (tubelet is not None):
             raise wrong("ViT", given=f"tubelet={tubelet}, frames={frames}, positions={positions!r}",
-                        expected="tubelet and frames together, for clips; separable positions only then",
+                        expected="tubelet and frames together, for clips; separable positions only then, relative ones only for images",
                         mend="pass tubelet=2, frames=16 for clips, and neither for images")  # fmt: skip
-        if resample not in RESAMPLE or positions not in ("learned", "sincos", "separable", None):
+        if resample not in RESAMPLE or positions not in ("learned", "sincos", "separable", "relative", None):
             raise wrong("ViT", given=f"positions={positions!r}, resample={resample!r}",
-                        expected=f'"learned", "sincos", "separable" or None; resample one of {", ".join(map(repr, RESAMPLE))}',
+                        expected=f'"learned", "sincos", "separable", "relative" or None; resample one of {", ".join(map(repr, RESAMPLE))}',
                         mend="leave both at their defaults, or take a word of these lists")  # fmt: skip
         self.prefix, self._has_slot = _read_prefix(prefix, prefix_positions)
         self.dim, self.patch, self.tubelet, self.channels, self.resample = dim, patch, tubelet, channels, resample
@@ -106,6 +110,7 @@ class ViT(nn.Module):
             self.register_parameter(f"{name}_token", nn.Parameter(torch.zeros(1, len(list(run)), dim)))
         self.positions = positions
         self._make_positions()
+        self.rel_pos_bias = RelativePositionBias((self.base[0], self.base[1]), heads) if positions == "relative" else None
         self.blocks = Blocks(depth, dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, drop_path=drop_path,
                              norm_eps=norm_eps)  # fmt: skip
         self.norm = nn.LayerNorm(dim, eps=norm_eps) if final_norm else nn.Identity()
@@ -128,7 +133,7 @@ class ViT(nn.Module):
     def positions_at(self, grid: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
         """The position table of a grid: of the prefix slots [slots, dim], and of the tokens [tokens, dim]; None where there are none."""
         slots = sum(self._has_slot)
-        if self.positions is None:
+        if self.positions in (None, "relative"):
             return None, None
         if self.positions == "separable":
             space = resample_positions(self.pos_embed_spatial[0], self.base[1:], grid[1:], self.resample)
@@ -200,7 +205,9 @@ class ViT(nn.Module):
                 check_mask("ViT", "keep", keep, images.shape[0], grid)
                 patches = keep.keep(patches)
         sequence = self.locate(patches, grid, keep=keep)
-        sequence, outputs, attention = self.blocks(sequence, layers=layers, attention_of=attention_of)
+        ids = None if keep is None else keep.ids_keep
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid, len(self.prefix), ids)
+        sequence, outputs, attention = self.blocks(sequence, layers=layers, attention_of=attention_of, bias=bias)
         sequence = self.norm(sequence)
         front = len(self.prefix)
         return Tokens(sequence[:, :front], sequence[:, front:], grid, outputs, attention, self.prefix)
