@@ -41,7 +41,7 @@ from common import (
 from sslkit.augmentations import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
 from sslkit.backbones import MAE, ViT
 from sslkit.distributed import global_mean
-from sslkit.losses import masked_mse
+from sslkit.kernels import gather_tokens, masked_pixel_loss
 from sslkit.maskers import BlockwiseMasker, GridMasker, RandomMasker
 from sslkit.patches import patchify, unpatchify
 from sslkit.plots import curves, reconstruction_sheet, save_picture
@@ -99,6 +99,12 @@ class Target(nn.Module):
             return normalized_pixels(images, self.patch)
         return self.pca(patchify(images, self.patch)) if self.pca else patchify(images, self.patch)
 
+    def error(self, prediction, images, ids):
+        """[batch, hidden]: the mean squared error of every patch that `ids` names."""
+        if self.pca:
+            return (prediction - gather_tokens(self(images), ids)).square().mean(dim=-1)
+        return masked_pixel_loss(prediction, images, ids, self.patch, normalize=self.kind == "norm")
+
     def paint(self, prediction, images, grid):
         if self.kind == "norm":
             prediction = unnormalized_pixels(prediction, images, self.patch)
@@ -147,8 +153,8 @@ def train(options, run, data, model, target, masker, group, device):
             images = centred(view(floats(data.train[indices]).to(device), **draw))
             mask = masker.for_indices(grid=grid, **draw)
             with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
-                prediction = network(images, mask)
-            loss = masked_mse(prediction, target(images), mask.mask)
+                prediction = gather_tokens(network(images, mask), mask.ids_hidden)
+            loss = target.error(prediction, images, mask.ids_hidden).mean()
             loss = global_mean(loss * len(indices), len(batch), group)  # every picture hides the same number
             loss.backward()
             total += loss.item()

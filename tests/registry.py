@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from sslkit.backbones import convnet_small
-from sslkit.losses import masked_cross_entropy, masked_mse, nt_xent
+from sslkit.kernels import masked_pixel_loss
+from sslkit.losses import dino_loss, dino_mse_loss, masked_cross_entropy, masked_mse, nt_xent, sinkhorn_knopp
 from sslkit.modules import MLPProjector
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
@@ -25,6 +26,7 @@ NO_NUMBERS = "no official numbers exist for it"
 ALONE = "no official numbers exist for it alone"
 NO_GRADIENT = "a target carries no gradient"
 PLAIN = "every value of its type is right input"
+TEACHERS = "it makes a teacher's targets: no gradient flows back"
 NO_GROUP = "it takes no group"
 FUNCTION = "a function, which has nothing to be copied"
 ORACLE = "no official numbers exist; the loop is torchvision's or kornia's function, sample by sample"
@@ -32,6 +34,14 @@ ORACLE = "no official numbers exist; the loop is torchvision's or kornia's funct
 
 def _two_views(generator):
     return tuple(torch.randn(2, 7, 6, generator=generator))
+
+
+def _students(generator):
+    return (torch.randn(3, 4, 6, generator=generator),)
+
+
+def _targets():
+    return torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1)).softmax(-1)
 
 
 def _projector():
@@ -54,6 +64,11 @@ def _pictures(generator):
 
 def _predictions(generator):
     return (torch.randn(3, 4, 48, generator=generator),)
+
+
+def _pixel_loss():
+    images, ids = torch.linspace(0, 1, 576).view(3, 3, 8, 8).sin(), torch.tensor([[2, 0, 3, 1]]).expand(3, -1)
+    return partial(masked_pixel_loss, images=images, ids=ids, patch=4)
 
 
 def _augmentation(name):
@@ -92,6 +107,21 @@ COMPONENTS = [
         ("gradcheck", "compile", "half", "pickle"),
         {"worlds": NO_GROUP},
     ),
+    Component("losses.dino_loss", "loss", lambda: partial(dino_loss, teacher_probs=_targets()), _students, ("pickle",)),
+    Component("losses.DINOCenter", "module", absent={"gradcheck": TEACHERS}),
+    Component(
+        "losses.dino_mse_loss",
+        "loss",
+        lambda: partial(dino_mse_loss, teacher=_targets()),
+        _students,
+        ("pickle",),
+        {"golden": "the official code of that row was never published"},
+    ),
+    Component(
+        "losses.sinkhorn_knopp", "loss", lambda: partial(sinkhorn_knopp, temperature=0.1), _rows, ("pickle",), {"gradcheck": TEACHERS}
+    ),
+    Component("losses.ibot_loss", "loss"),
+    Component("losses.koleo_loss", "loss", absent={"worlds": NO_GROUP}),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
     Component("maskers.RandomMasker", "masker"),
     Component("maskers.GridMasker", "masker", absent={"golden": "it is not in the official repository"}),
@@ -102,9 +132,19 @@ COMPONENTS = [
         "masker",
         absent={"golden": NO_NUMBERS, "compile": "its blocks' sizes, which are shapes, are drawn on the host: it belongs into the loader"},
     ),
+    Component("kernels.gather_patches", "target"),
     Component("kernels.gather_tokens", "target"),
+    Component("kernels.soft_cross_entropy", "target", absent={"golden": ALONE}),
     Component("kernels.scatter_tokens", "target", absent={"golden": ALONE}),
     Component("kernels.replace_tokens", "target", absent={"golden": ALONE}),
+    Component(
+        "kernels.masked_pixel_loss",
+        "loss",
+        _pixel_loss,
+        _predictions,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"worlds": NO_GROUP},
+    ),
     *(Component(f"{home}.hog", "target", absent={"gradcheck": NO_GRADIENT}) for home in ("kernels", "targets")),
     Component(
         "targets.normalized_pixels",
@@ -126,6 +166,7 @@ COMPONENTS = [
         Component(f"targets.{name}", "target", absent={"golden": NO_NUMBERS, "gradcheck": NO_GRADIENT})
         for name in ("features", "pseudo_labels")
     ),
+    Component("targets.DVAE", "target", absent={"gradcheck": "it computes in float32, whatever comes in: a rounded logit is another word"}),
     Component("targets.PatchPCA", "target", _pca, _rows, ("gradcheck", "compile"), {"golden": NO_NUMBERS}),
     Component(
         "modules.MLPProjector",
@@ -148,6 +189,7 @@ COMPONENTS = [
     Component("backbones.load_official", "evaluation"),
     Component("backbones.adapt", "module", absent={"worlds": NO_GROUP}),
     Component("backbones.export", "evaluation"),
+    Component("backbones.maskfeat_mvit", "evaluation", absent={"golden": NO_NUMBERS}),
     _augmentation("RandomResizedCrop"),
     _augmentation("HorizontalFlip"),
     _augmentation("ColorJitter"),
@@ -157,6 +199,7 @@ COMPONENTS = [
     _augmentation("Normalize"),
     _augmentation("Compose"),
     _augmentation("MultiCrop"),
+    *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),
     _augmentation("simclr"),
     _augmentation("supervised"),
     Component("evaluation.knn_classify", "evaluation"),
@@ -183,6 +226,7 @@ COMPONENTS = [
     *(Component(f"counter.{name}", "stem") for name in ("uniforms", "keys", "uniform")),
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
     *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),
+    Component("plots.attention_sheet", "plot"),
     Component("plots.contact_sheet", "plot"),
     Component("plots.hog_glyphs", "plot"),
     Component("plots.mask_sheet", "plot"),

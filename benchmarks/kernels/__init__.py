@@ -1,5 +1,5 @@
 """The kernels by themselves, each way: what they move, what their machine code takes, and, on a GPU, how near they come to their floor."""
 
-from benchmarks.kernels import images, tokens
+from benchmarks.kernels import images, losses, tokens
 
-CASES = [*tokens.CASES, *images.CASES]
+CASES = [*tokens.CASES, *images.CASES, *losses.CASES]

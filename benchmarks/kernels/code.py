@@ -41,10 +41,10 @@ class Compiled:
         return self.executed / self.floor_bytes
 
 
-def launch_of(case: Case, device: torch.device) -> Launch:
-    """The one launch of a case's kernel, at full size."""
+def launch_of(case: Case, device: torch.device, wave: int = 32) -> Launch:
+    """The one launch of a case's kernel, at full size, for a GPU whose lanes work `wave` together."""
     call = case.forms(device, False)["fused"]
-    with recorded() as seen:
+    with recorded(wave) as seen:
         call()
     (launch,) = seen
     return launch
@@ -61,9 +61,9 @@ def compile_case(case: Case) -> Compiled:
     with FakeTensorMode():
         forms = case.forms(torch.device("cpu"), False)
         moved = {form: traffic(call) for form, call in forms.items() if form != "fused"}
-    launch = launch_of(case, torch.device("cpu"))
-    codes = {target: compiled(launch, target) for target in TARGETS}
+    launches = {wave: launch_of(case, torch.device("cpu"), wave) for wave in (32, 64)}
+    codes = {target: compiled(launches[64 if target.startswith("hip") else 32], target) for target in TARGETS}
     targets = {
         target: Target(code.registers, code.spills, code.atomics, code.shared, code.instructions or None) for target, code in codes.items()
     }
-    return Compiled(case.name, case.size, case.floor_bytes(False), moved, targets, executed(case, launch, codes["cuda:90"]))
+    return Compiled(case.name, case.size, case.floor_bytes(False), moved, targets, executed(case, launches[32], codes["cuda:90"]))

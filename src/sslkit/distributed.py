@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 
-__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "world_size"]
+__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "row_count", "world_size"]
 
 Group = dist.ProcessGroup
 
@@ -76,6 +76,11 @@ def mean_rows(x: Tensor, group: Group | None = None) -> Tensor:
         dist.all_reduce(total, group=group)
         count = sum(_row_counts(count, group))
     return total / max(count, 1)
+
+
+def row_count(rows: int, group: Group | None = None) -> int:
+    """Rows of all ranks together; counted over a CPU channel."""
+    return rows if group is None else sum(_row_counts(rows, group))
 
 
 class _Gather(torch.autograd.Function):

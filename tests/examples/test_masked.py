@@ -6,6 +6,9 @@ import pytest
 import torch
 from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, state
 
+from sslkit.kernels import gather_tokens
+from sslkit.losses import masked_mse
+
 import common  # isort: skip  # runs.py puts the folder of the examples on the path
 import finetune  # isort: skip
 import mae  # isort: skip
@@ -56,6 +59,15 @@ def test_a_perfect_prediction_paints_the_picture(target):
     painted = wanted.paint(wanted(images), images, (4, 4))
     kept = 1.0 if target != "pca" else 6 / 48  # of random pictures' variance, six of 48 components keep at least their share
     assert 1 - (painted - images).square().sum() / images.square().sum() >= kept - 1e-4
+
+
+@pytest.mark.parametrize("target", ["pixels", "norm", "pca"])
+def test_the_error_is_that_of_the_whole_target_at_the_hidden_patches(target):
+    _, data, model, wanted, masker = prepared("--target", target)
+    images, mask = mae.centred(data.train), masker(8, (4, 4), generator=torch.Generator().manual_seed(0))
+    prediction = model(images, mask).detach()
+    error = wanted.error(gather_tokens(prediction, mask.ids_hidden), images, mask.ids_hidden)
+    torch.testing.assert_close(error.mean(), masked_mse(prediction, wanted(images), mask.mask), rtol=1e-6, atol=0)
 
 
 def test_the_rows_of_the_paper_differ_where_they_should():

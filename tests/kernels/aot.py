@@ -18,8 +18,8 @@ from sslkit.kernels import _launch
 
 # Shared memory of one block, bytes.
 TARGETS = {"cuda:80": 163 * 1024, "cuda:90": 227 * 1024, "cuda:100": 227 * 1024, "hip:gfx942": 64 * 1024}
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64",
-         torch.bool: "i1"}  # fmt: skip
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int16: "i16", torch.int32: "i32",
+         torch.int64: "i64", torch.bool: "i1"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,15 @@ def operation(line):
 
 
 @contextmanager
-def recorded():
-    """Inside the block nothing is launched; the list that it gives is filled with what would be."""
-    seen, before = [], _launch.launch
+def recorded(wave=32):
+    """Inside the block nothing is launched; the list that it gives is filled with what would be, on GPUs with waves of so many lanes."""
+    seen, before = [], (_launch.launch, _launch.wave)
+    _launch.wave = lambda: wave
     _launch.launch = lambda kernel, grid, *arguments, warps=4, **constants: seen.append(Launch(kernel, grid, arguments, constants, warps))
     try:
         yield seen
     finally:
-        _launch.launch = before
+        _launch.launch, _launch.wave = before
 
 
 def compiled(launch, target):

@@ -5,6 +5,7 @@ about eight instructions per byte of memory waits for arithmetic, however good i
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sslkit.kernels import _choose
 if _choose.interpreted():
     pytest.skip("kernels that are interpreted cannot be compiled in the same process", allow_module_level=True)
 
-BF16, U8, I64 = torch.bfloat16, torch.uint8, torch.int64
+BF16, F32, U8, I64 = torch.bfloat16, torch.float32, torch.uint8, torch.int64
 
 
 def on_meta(*shape, dtype=BF16):
@@ -25,7 +26,10 @@ def on_meta(*shape, dtype=BF16):
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and the most that its one kernel may take: registers by target (sm80, sm90, sm100, gfx942), instructions on sm90."""
+    """A call, and the most that its one kernel may take: registers by target (sm80, sm90, sm100, gfx942), instructions on sm90.
+
+    `loop`, where it is told: the instructions of its longest loop there.
+    """
 
     name: str
     call: object
@@ -33,9 +37,10 @@ class Case:
     instructions: int
     loads: dict = field(default_factory=dict)
     stores: dict = field(default_factory=dict)
+    loop: int | None = None
 
-    def launch(self):
-        with recorded() as seen:
+    def launch(self, target):
+        with recorded(64 if target.startswith("hip") else 32) as seen:
             self.call()
         (launch,) = seen
         return launch
@@ -65,22 +70,69 @@ def scatter_backward():
     fused.backward(on_meta(256, 197, 512), on_meta(256, 49, dtype=I64), 196, 1, BF16, BF16, BF16)
 
 
+def pixel_loss(order, backward=False, images=(3, 224, 224), dtype=U8, patch=16):
+    from sslkit.kernels._masked_pixel_loss import fused
+
+    how = patch, 1, 1, None, None, 0.065, "mse", order
+    inputs = on_meta(256, 147, images[0] * patch**2), on_meta(256, *images, dtype=dtype), on_meta(256, 147, dtype=I64), *how
+    fused.backward(on_meta(1, 1, dtype=F32).expand(256, 147), *inputs) if backward else fused.forward(*inputs)
+
+
+def widest_pixel_loss():
+    """512 threads, of which none can have more than 128 registers."""
+    pixel_loss("pqc", backward=True, images=(8, 256, 256), dtype=F32, patch=64)
+
+
+def pixel_losses(order):
+    """Both orders are to take the same."""
+    forward, backward = partial(pixel_loss, order), partial(pixel_loss, order, backward=True)
+    yield Case(f"masked_pixel_loss {order}", forward, (63, 61, 59, 32), 471, loads={8: 4, 16: 3}, stores={4: 1})
+    yield Case(f"masked_pixel_loss {order} backward", backward, (60, 61, 64, 30), 458, loads={8: 4, 16: 3, 4: 1}, stores={16: 3})
+
+
+def patches(dtype, out_dtype, patch, order, normalised=True):
+    from sslkit.kernels._gather_patches import fused
+
+    scale, bias = ([0.017, 0.018, 0.017], [-2.1, -2.0, -1.8]) if normalised else (None, None)
+    fused.forward(on_meta(256, 3, 224, 224, dtype=dtype), on_meta(256, 49, dtype=I64), patch, 1, 1, scale, bias, order, out_dtype)
+
+
+def hog(dtype, width=224, window=None):
+    from sslkit.kernels._hog import fused
+
+    fused.forward(on_meta(256, 3, 224, width, dtype=dtype), on_meta(256, 78, dtype=I64), 8, 9, window, 16, 1)
+
+
 CASES = [
     Case("gather_tokens", gather, (32, 32, 32, 26), 219, loads={8: 2, 16: 6}, stores={16: 2}),
     Case("gather_tokens backward", gather_backward, (22, 22, 22, 10), 130, loads={4: 2, 16: 2}, stores={16: 2}),
     Case("scatter_tokens", scatter, (30, 32, 32, 24), 157, loads={4: 2, 16: 4}, stores={16: 2}),
     Case("scatter_tokens backward", scatter_backward, (40, 40, 40, 22), 295, loads={4: 1, 16: 1}, stores={16: 1, 8: 2}),
+    Case("gather_patches", partial(patches, U8, BF16, 16, "cpq"), (26, 32, 32, 15), 212, loads={8: 4}, stores={16: 3}),
+    Case("gather_patches, a copy", partial(patches, F32, F32, 16, "cpq", False), (26, 32, 32, 15), 125, {8: 1, 16: 3}, {16: 3}),
+    Case("gather_patches at 14", partial(patches, U8, BF16, 14, "cpq"), (32, 32, 32, 20), 300, {8: 2, 2: 12}, {8: 6}),
+    Case("gather_patches in pqc", partial(patches, U8, BF16, 16, "pqc"), (32, 32, 32, 28), 310, {8: 4}, {2: 24}),
+    *pixel_losses("pqc"),
+    *pixel_losses("cpq"),
+    Case("masked_pixel_loss at 14", partial(pixel_loss, "pqc", patch=14), (56, 56, 60, 40), 540, {8: 1, 2: 12, 4: 12}, {4: 1}),
+    Case("masked_pixel_loss, the widest", widest_pixel_loss, (128, 128, 128, 128), 860, {8: 33, 16: 8, 4: 1}, {16: 8}),
+    # loops of 16 pixels: two rows of a cell
+    Case("hog uint8", partial(hog, U8), (80, 80, 135, 91), 973, loads={8: 5, 1: 8}, stores={4: 9}, loop=round(39.6 * 16)),
+    Case("hog fp32", partial(hog, F32), (80, 80, 124, 144), 880, loads={8: 17, 4: 8}, stores={4: 9}, loop=round(35.8 * 16)),
+    Case("hog bf16, a window", partial(hog, BF16, window=16), (80, 80, 96, 122), 1018, {8: 9, 2: 8}, {4: 9}, 644),
+    Case("hog uint8, an odd width", partial(hog, U8, 225), (80, 80, 88, 130), 943, {8: 1, 1: 40}, {4: 9}, 618),
 ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_machine_code(case, target):
-    code = compiled(case.launch(), target)
+    code = compiled(case.launch(target), target)
     assert (code.spills, code.stack, code.atomics) == (0, 0, 0)
     assert code.shared <= TARGETS[target]
     assert code.registers <= case.registers[list(TARGETS).index(target)]
     if target == "cuda:90":
         assert code.instructions <= case.instructions
+        assert case.loop is None or 0 < len(code.loop()) <= case.loop
         assert code.accesses("LDG") == case.loads
         assert code.accesses("STG") == case.stores

@@ -266,7 +266,8 @@ def test_an_explicit_backend_that_cannot_run_raises(name):
 def test_backends_and_operations_must_be_known():
     with pytest.raises(ValueError, match="use_backend: got backend='fast'"), use_backend("fast"):
         pass
-    with pytest.raises(ValueError, match="explain: got 'gather'; expected one of gather_tokens, hog, replace_tokens, scatter_tokens"):
+    names = "gather_patches, gather_tokens, hog, masked_pixel_loss, replace_tokens, scatter_tokens"
+    with pytest.raises(ValueError, match=f"explain: got 'gather'; expected one of {names}"):
         explain("gather", torch.ones(1, 1, 1))
 
 

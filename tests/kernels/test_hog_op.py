@@ -6,8 +6,8 @@ from tests.kernels.hogs import proof, smooth, versions
 from torch._subclasses import FakeTensorMode
 
 from sslkit import kernels, targets
-from sslkit.kernels import Choice, explain, hog, use_backend
-from sslkit.kernels._hog import compiled
+from sslkit.kernels import Choice, _choose, explain, hog, use_backend
+from sslkit.kernels._hog import compiled, op
 
 CLIPS = {"tubelet": 2, "frame_stride": 2, "window": 5, "cell": 4, "patch": 8}
 
@@ -151,6 +151,24 @@ def test_the_version_that_runs_is_told():
     for other in ("gather_tokens", "use_backend"):
         with pytest.raises(ValueError, match=f"{other}: got backend='compiled'; expected 'auto' or 'reference' or 'fused'"):
             _ = explain(other, x, "compiled") if other != "use_backend" else use_backend("compiled").__enter__()
+
+
+def test_a_gpu_takes_the_fused_version_for_its_bins_and_cells():
+    pytest.importorskip("triton", reason="Triton is not made for this system")
+    with FakeTensorMode():
+        images = torch.empty(1, 3, 16, 16, dtype=torch.uint8, device="cuda")
+    assert explain("hog", images) == Choice("fused", "hog has a fused version for cuda")
+    assert explain("hog", images, "fused") == Choice("fused", "asked for by name")
+    assert explain("hog", images.double()) == Choice("reference", "hog has no fused version for cuda and torch.float64")
+    for cell, bins, values, limit in [
+        (8, 9, 9 * (2**31 - 1), None),
+        (8, 9, 9 * 2**31, "2147483648 cells"),
+        (4, 9, 108, "cell=4 and bins=9"),
+        (8, 12, 108, "cell=8 and bins=12"),
+    ]:
+        reason = "a fused version for cuda" if limit is None else f"no fused version for {limit}"
+        choice = _choose.choose("hog", images, "auto", op._limit(cell, bins, values))
+        assert choice == Choice("fused" if limit is None else "reference", f"hog has {reason}")
 
 
 @proof("errors")

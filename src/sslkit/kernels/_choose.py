@@ -23,11 +23,17 @@ HogBackend = Literal["auto", "reference", "fused", "compiled"]
 Version = Literal["reference", "fused", "compiled"]
 Named = TypeVar("Named", bound=str)
 
-OPERATIONS = ("gather_tokens", "hog", "replace_tokens", "scatter_tokens")
+OPERATIONS = ("gather_patches", "gather_tokens", "hog", "masked_pixel_loss", "replace_tokens", "scatter_tokens", "soft_cross_entropy")
 _BACKENDS = ("auto", "reference", "fused")
 _MORE = {"hog": ("compiled",)}
 _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
-_FUSED = {"gather_tokens": _FLOATS, "scatter_tokens": _FLOATS}  # what x may be there
+_FUSED = {  # what x may be there
+    "gather_patches": _FLOATS | {torch.uint8},
+    "gather_tokens": _FLOATS,
+    "hog": _FLOATS | {torch.uint8},
+    "masked_pixel_loss": _FLOATS,
+    "scatter_tokens": _FLOATS,
+}
 _TRITON = (3, 6)
 # What "auto" means at the moment. A plain global, not a ContextVar: torch.compile of torch 2.11 can guard on it.
 _auto: Backend = "auto"
@@ -63,8 +69,9 @@ def explain(name: str, x: Tensor, backend: HogBackend = "auto") -> Choice:
     """The version of an operation that a tensor would be given to, and why.
 
     Args:
-        name: of the operation: "gather_tokens", "hog", "replace_tokens" or "scatter_tokens".
-        x: its first argument; the device and dtype are looked at.
+        name: of the operation: "gather_patches", "gather_tokens", "hog", "masked_pixel_loss", "replace_tokens",
+            "scatter_tokens" or "soft_cross_entropy".
+        x: its first argument; the device and dtype are looked at, and whether images require grad.
         backend: as in the call.
 
     Raises:
@@ -72,7 +79,8 @@ def explain(name: str, x: Tensor, backend: HogBackend = "auto") -> Choice:
     """
     if name not in OPERATIONS:
         raise wrong("explain", given=repr(name), expected=f"one of {', '.join(OPERATIONS)}", mend="pass the name of the operation")
-    return choose(name, x, requested(name, backend))
+    limit = "images that require grad" if name == "gather_patches" and x.requires_grad else None
+    return choose(name, x, requested(name, backend), limit)
 
 
 def requested(name: str, backend: Named) -> Named | Backend:

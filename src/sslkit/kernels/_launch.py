@@ -43,6 +43,11 @@ def tile(dim: int) -> tuple[int, int]:
     return 2048 // columns, columns
 
 
+def wave() -> int:
+    """Lanes that run together: 32 on NVIDIA's GPUs, 64 on AMD's. Four times as many are a program of four warps."""
+    return 64 if torch.version.hip else 32
+
+
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; 1 elsewhere."""
     return _processors(device.index) if device.type == "cuda" else 1

@@ -1,12 +1,13 @@
 """Histograms of oriented gradients: the public function and its registration."""
 
+import math
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_whole, wrong
-from sslkit.kernels import _choose
+from sslkit.kernels import _choose, _launch
 from sslkit.kernels._hog import compiled, cpu, reference
 from sslkit.kernels._rows import need_ids
 
@@ -39,7 +40,8 @@ def hog(images: Tensor, *, cell: int = 8, bins: int = 9, window: int | None = No
         patch: side of a token in pixels.
         tubelet: for clips, frames per token: its first one is taken. 2 in MaskFeat.
         frame_stride: for clips, only frames 0, s, 2s, ... are used.
-        backend: "auto", "reference", "fused", or "compiled": the reference through torch.compile, on a CPU, some seconds for the first
+        backend: "auto", "reference", "fused": on a GPU, with 9 bins and cells of 8 pixels, one kernel that reads the pixels of the
+            tokens in `ids` and no others; or "compiled": the reference through torch.compile, on a CPU, some seconds for the first
             call with images of a size, then two to three times as fast as "auto"; for data loaders. See `explain`.
 
     Returns:
@@ -50,7 +52,7 @@ def hog(images: Tensor, *, cell: int = 8, bins: int = 9, window: int | None = No
     Raises:
         ValueError: wrong axes or numbers, images smaller than a token, or an explicit backend cannot run.
         TypeError: images are neither uint8 nor floating, or ids not int64 or int32.
-        IndexError: on a CPU, an id is outside 0..tokens-1 (on a GPU, a device-side assertion).
+        IndexError: an id is outside 0..tokens-1, on a CPU (on a GPU: a row of NaN, or a device-side assertion of the reference).
 
     Source: Wei et al. 2022 (MaskFeat), sec. 3.2 "HOG" and the authors' code, which it equals but for two things: flat cells are 0
     whatever the rounding, and the window fits any size.
@@ -90,10 +92,28 @@ def _times(images: Tensor, tubelet: int, frame_stride: int) -> int:
     return 1 if images.ndim == 4 else (images.shape[2] + frame_stride - 1) // frame_stride // tubelet
 
 
-def _version(images: Tensor, backend: _choose.HogBackend) -> ModuleType:
-    version = _choose.choose("hog", images, backend).version
+def _shape(images: Tensor, ids: Tensor | None, cell: int, bins: int, patch: int, tubelet: int, frame_stride: int) -> tuple[int, int, int]:
+    """Of the result."""
+    height, width = images.shape[-2:]
+    tokens = _times(images, tubelet, frame_stride) * (height // patch) * (width // patch)
+    return images.shape[0], tokens if ids is None else ids.shape[1], images.shape[1] * bins * (patch // cell) ** 2
+
+
+def _limit(cell: int, bins: int, values: int) -> str | None:
+    """Why the fused version cannot make so many values of such cells, None if it can."""
+    if (cell, bins) != (8, 9):
+        return f"cell={cell} and bins={bins}"
+    return f"{values // bins} cells" if values // bins >= _launch.LIMIT else None
+
+
+def _version(images: Tensor, backend: _choose.HogBackend, limit: str | None) -> ModuleType:
+    version = _choose.choose("hog", images, backend, limit).version
     if version == "compiled":
         return compiled
+    if version == "fused":
+        from sslkit.kernels._hog import fused
+
+        return fused
     return cpu if images.device.type == "cpu" and backend != "reference" else reference  # by name, the definition itself
 
 
@@ -104,17 +124,15 @@ def _version(images: Tensor, backend: _choose.HogBackend) -> ModuleType:
 )
 def _forward(images: Tensor, ids: Tensor | None, cell: int, bins: int, window: int | None, patch: int, tubelet: int, frame_stride: int,
              backend: _choose.HogBackend) -> Tensor:  # fmt: skip
+    limit = _limit(cell, bins, math.prod(_shape(images, ids, cell, bins, patch, tubelet, frame_stride)))
     if images.ndim == 5:
         images = images[:, :, : _times(images, tubelet, frame_stride) * tubelet * frame_stride]
     with torch.autocast(images.device.type, enabled=False):
-        out: Tensor = _version(images, backend).forward(images, ids, cell, bins, window, patch, tubelet * frame_stride)
+        out: Tensor = _version(images, backend, limit).forward(images, ids, cell, bins, window, patch, tubelet * frame_stride)
         return out.float()
 
 
 @_forward.register_fake
 def _(images: Tensor, ids: Tensor | None, cell: int, bins: int, window: int | None, patch: int, tubelet: int, frame_stride: int,
       backend: str) -> Tensor:  # fmt: skip
-    height, width = images.shape[-2:]
-    tokens = _times(images, tubelet, frame_stride) * (height // patch) * (width // patch)
-    values = images.shape[1] * bins * (patch // cell) ** 2
-    return images.new_empty(images.shape[0], tokens if ids is None else ids.shape[1], values, dtype=torch.float32)
+    return images.new_empty(_shape(images, ids, cell, bins, patch, tubelet, frame_stride), dtype=torch.float32)

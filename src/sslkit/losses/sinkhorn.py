@@ -1,0 +1,101 @@
+"""Assignments with equal shares: Sinkhorn-Knopp."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslkit._checks import bind_axes, need_floating, need_positive, wrong
+from sslkit.distributed import Group, row_count
+
+_LEAST = 1e-37  # a column's smallest share of the largest one's
+
+
+@torch.no_grad()
+def sinkhorn_knopp(logits: Tensor, temperature: float, *, iterations: int = 3, log_domain: bool = False,
+                   group: Group | None = None) -> Tensor:  # fmt: skip
+    """Soft assignments of rows to columns, in which every column gets about the same share of all rows.
+
+        Q = exp(logits / temperature);  then, `iterations` times:
+            Q[:, k] /= columns * sum over all rows of Q[:, k]
+            Q[b, :] /= rows * sum over columns of Q[b, :]
+        out = rows * Q                                             rows of all processes
+
+    Q is never rewritten: it stays diag(v) M diag(u) for two vectors, M[b] = exp(logits[b] / temperature - m[b]), m[b] the row's largest,
+    and v starts as exp(m - max m), which is what the subtraction took out. So no logit overflows.
+
+    Args:
+        logits: [batch, dim], floating; a teacher's, no gradient flows back.
+        temperature: above 0; 0.05 in SwAV, 0.04 to 0.07 in DINOv2.
+        iterations: 0 or more. 0: exponentials, divided by their mean over columns and rows.
+        log_domain: exact where all logits of a column lie more than about 87 temperatures below their rows' largest, four times as slow.
+            Without it such a column, of which float32 keeps nothing, gets nothing.
+        group: rows are those of all these processes; batch may differ between ranks.
+
+    Returns:
+        [batch, dim], float32 or wider; rows sum to 1 (after one iteration or more), columns over all processes about rows / dim. Finite.
+
+    Raises:
+        ValueError: the axes, a temperature that is not positive, or iterations below 0.
+        TypeError: logits are not floating.
+
+    Source: Cuturi 2013; Caron et al. 2020 (SwAV), eq. 5; Oquab et al. 2024 (DINOv2), sec. 4.
+    """
+    columns = bind_axes("sinkhorn_knopp", logits=(logits, "batch dim"))["dim"]
+    need_floating("sinkhorn_knopp", logits=logits)
+    need_positive("sinkhorn_knopp", temperature=temperature)
+    if iterations < 0 or iterations != int(iterations):
+        raise wrong("sinkhorn_knopp", given=f"iterations={iterations}", expected="a whole number from 0 on", mend="pass 3")
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    with torch.autocast(logits.device.type, enabled=False):
+        x = logits.to(wide) / temperature  # [batch, dim]
+        rows = row_count(len(x), group)
+        return _logarithms(x, rows, columns, iterations, group) if log_domain else _vectors(x, rows, iterations, group)
+
+
+def _vectors(x: Tensor, rows: int, iterations: int, group: Group | None) -> Tensor:
+    largest = x.amax(dim=1, keepdim=True) if x.numel() else x.new_zeros(len(x), 1)
+    m = x.sub_(largest).exp_()  # x is our own
+    v = (largest[:, 0] - _all_max(largest, group)).exp()  # [batch]
+    if iterations == 0:
+        total = _all_sum(v @ m, group).sum()
+        return m.mul_((v * (rows / total))[:, None])
+    for _ in range(iterations):  # up to a factor of all of u, which v takes out again
+        shares = _all_sum(v @ m, group)  # [dim]
+        shares = shares.clamp(min=_LEAST * shares.max())
+        u = (shares.min().sqrt() * shares.max().sqrt()) / shares  # from 1e-19 to 1e19; every row of m has a 1, so m @ u is no less
+        v = 1 / (m @ u)  # [batch]
+    return m.mul_(u).mul_(v[:, None])
+
+
+def _logarithms(x: Tensor, rows: int, columns: int, iterations: int, group: Group | None) -> Tensor:
+    v = x.new_zeros(len(x))  # logarithms of the vectors
+    u = x.new_zeros(columns)
+    for _ in range(iterations):
+        u = -(_all_logsumexp(x + v[:, None], group) + math.log(columns))
+        v = -((x + u).logsumexp(dim=1) + math.log(max(rows, 1)))
+    if iterations == 0:
+        return (x - _all_logsumexp(x, group).logsumexp(dim=0) + math.log(max(rows, 1))).exp()
+    return (x + u).softmax(dim=1)  # the last half step, without the rounding of large logarithms
+
+
+def _all_sum(x: Tensor, group: Group | None) -> Tensor:
+    if group is not None:
+        dist.all_reduce(x, group=group)
+    return x
+
+
+def _all_max(x: Tensor, group: Group | None) -> Tensor:
+    largest = x.amax() if x.numel() else x.new_full((), -torch.inf)
+    if group is not None:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return largest if x.numel() else largest.nan_to_num()
+
+
+def _all_logsumexp(x: Tensor, group: Group | None) -> Tensor:
+    """Over the rows of all processes: [dim]."""
+    largest = x.amax(dim=0) if len(x) else x.new_full((x.shape[1],), -torch.inf)
+    if group is not None:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return _all_sum((x - largest).exp().sum(dim=0), group).log() + largest
