@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit._checks import bind_axes, need_between, need_floating, need_positive, wrong
-from sslkit.distributed import Group, global_mean, mean_rows, row_count
+from sslkit.distributed import Group, global_mean, mean_rows, row_count, world_size
 from sslkit.kernels import soft_cross_entropy
 from sslkit.losses._unit import unit
 
@@ -44,8 +44,10 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor, *, student_temperat
     row = torch.arange(batch, device=targets.device)
     which = torch.arange(views, device=targets.device).clamp(max=teachers)  # a local view has all teachers
     index = (which[:, None] * batch + row).flatten()
-    losses = soft_cross_entropy(student_logits.reshape(-1, dim), targets.flatten(0, 1), target_index=index, temperature=student_temperature)
-    return global_mean(losses.sum(), pairs * row_count(batch, group), group)
+    terms = pairs * row_count(batch, group)
+    losses = soft_cross_entropy(student_logits.reshape(-1, dim), targets.flatten(0, 1), target_index=index,
+                                temperature=student_temperature, expected_gradient=world_size(group) / max(terms, 1))  # fmt: skip
+    return global_mean(losses.sum(), terms, group)
 
 
 def _no_pair(where: str, views: int, teachers: int) -> Exception:
@@ -58,10 +60,14 @@ def _others(probs: Tensor) -> Tensor:
     """[teachers, batch, dim] -> sums over all teachers but one, for each; and, last, over all."""
     teachers = len(probs)
     kept = [[u for u in range(teachers) if u != t] for t in range(teachers)] + [list(range(teachers))]
-    sums = probs.new_zeros(teachers + 1, *probs.shape[1:])
+    sums = probs.new_empty(teachers + 1, *probs.shape[1:])
     for out, others in zip(sums, kept, strict=True):
-        for u in others:
-            out += probs[u]
+        if len(others) > 1:
+            torch.add(probs[others[0]], probs[others[1]], out=out)
+            for u in others[2:]:
+                out += probs[u]
+        else:
+            out.copy_(probs[others[0]]) if others else out.zero_()
     return sums
 
 

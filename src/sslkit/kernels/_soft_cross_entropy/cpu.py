@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sslkit.kernels._rows import wide
 
-CACHE = 2**18  # numbers of a block; a MiB
+CACHE = 2**16  # numbers of a block; a quarter of a MiB
 
 
 def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: float, expected: float | None) -> tuple[Tensor, Tensor]:
@@ -18,12 +18,16 @@ def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: 
     loss = logits.new_empty(rows, dtype=dtype)
     gradient = logits.new_empty(logits.shape if expected is not None else (0,))
     n = targets.sum(dim=1, dtype=dtype)
-    size = max(CACHE // max(classes, 1), torch.get_num_threads())  # a softmax runs one row on one thread
+    size = max(CACHE // classes, torch.get_num_threads())  # a softmax runs one row on one thread
+    which = range(rows) if index is None else index.tolist()
     for start in range(0, rows, size):
-        block = slice(start, start + size)
-        z = logits[block].to(dtype) / temperature
-        which = torch.arange(start, min(start + size, rows)) if index is None else index[block]
-        q, weight = targets.index_select(0, which).to(dtype), n.index_select(0, which)
+        block = slice(start, min(start + size, rows))
+        first, last = which[start], which[block.stop - 1]
+        if list(which[block]) == list(range(first, last + 1)):  # rows that lie together are read where they are
+            q, weight = targets[first : last + 1], n[first : last + 1]
+        else:
+            q, weight = (x.index_select(0, torch.tensor(which[block])) for x in (targets, n))
+        z, q = logits[block].to(dtype) / temperature, q.to(dtype)
         p = z.softmax(dim=1)
         lse = z.amax(dim=1) - p.amax(dim=1).log()
         loss[block] = weight * lse - torch.linalg.vecdot(q, z)
