@@ -28,11 +28,11 @@ def test_equals_a_loop(rows, classes, seed):
              for t, s in zip(t_row, s_row, strict=True)) / rows  # fmt: skip
     mean = [sum(column) / rows for column in zip(*teacher.tolist(), strict=True)]
     mean_entropy = sum(-p * math.log(p) for p in mean)
-    for got, expected in [(report.entropy, entropy), (report.divergence, kl), (report.mean_entropy, mean_entropy),
-                          (report.information, mean_entropy - entropy), (report.largest_share, max(mean)), (report.uniform, math.log(classes)),
-                          (report.loss, entropy + kl)]:  # fmt: skip
-        assert got == pytest.approx(expected, abs=1e-9)
-    assert 0 <= report.information + 1e-9
+    expected = {"entropy": entropy, "divergence": kl, "mean_entropy": mean_entropy, "information": mean_entropy - entropy,
+                "largest_share": max(mean), "uniform": math.log(classes)}  # fmt: skip
+    assert report.to_dict() == pytest.approx(expected, abs=1e-9)
+    assert report.loss == pytest.approx(entropy + kl, abs=1e-9)
+    assert report.information >= -1e-9
     assert report.mean_entropy <= report.uniform + 1e-9
 
 
