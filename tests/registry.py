@@ -14,8 +14,17 @@ import torch
 
 from sslkit.backbones import convnet_small
 from sslkit.kernels import masked_pixel_loss
-from sslkit.losses import dino_loss, dino_mse_loss, masked_cross_entropy, masked_mse, nt_xent, sinkhorn_knopp
-from sslkit.modules import MLPProjector
+from sslkit.losses import (
+    dino_loss,
+    dino_mse_loss,
+    hard_distillation_loss,
+    masked_cross_entropy,
+    masked_mse,
+    nt_xent,
+    sinkhorn_knopp,
+    soft_distillation_loss,
+)
+from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
@@ -47,6 +56,23 @@ def _targets():
 def _projector():
     torch.manual_seed(0)
     return MLPProjector(6, 8, 4)
+
+
+def _predictor():
+    torch.manual_seed(0)
+    return MLPPredictor(6, 8)
+
+
+def _dino_head():
+    torch.manual_seed(0)
+    head = DINOHead(6, 9, hidden=8, bottleneck=5)
+    for weight in head.mlp.parameters():
+        weight.data.mul_(25)  # of size 0.5: near 0, where it starts, the unit sphere is too curved for finite differences
+    return head
+
+
+def _distilled(loss):
+    return partial(loss, teacher_logits=torch.linspace(-2, 2, 42).view(7, 6).cos())
 
 
 def _convnet():
@@ -121,6 +147,17 @@ COMPONENTS = [
         "losses.sinkhorn_knopp", "loss", lambda: partial(sinkhorn_knopp, temperature=0.1), _rows, ("pickle",), {"gradcheck": TEACHERS}
     ),
     Component("losses.ibot_loss", "loss"),
+    *(
+        Component(
+            f"losses.{loss.__name__}",
+            "loss",
+            partial(_distilled, loss),
+            _rows,
+            ("gradcheck", "compile", "half", "pickle"),
+            {"worlds": NO_GROUP},
+        )
+        for loss in (soft_distillation_loss, hard_distillation_loss)
+    ),
     Component("losses.koleo_loss", "loss", absent={"worlds": NO_GROUP}),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
     Component("maskers.RandomMasker", "masker"),
@@ -177,6 +214,24 @@ COMPONENTS = [
         {"golden": NO_NUMBERS, "worlds": NO_GROUP},
     ),
     Component(
+        "modules.MLPPredictor",
+        "module",
+        _predictor,
+        _rows,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"golden": NO_NUMBERS, "worlds": NO_GROUP},
+    ),
+    Component("modules.DINOHead", "module", _dino_head, _rows, ("gradcheck", "compile", "half", "pickle"), {"worlds": NO_GROUP}),
+    Component(
+        "modules.MomentumEncoder",
+        "module",
+        lambda: MomentumEncoder(_dino_head()),
+        _rows,
+        ("compile", "half", "pickle"),
+        {"gradcheck": TEACHERS},
+    ),
+    Component("modules.encode_views", "stem"),
+    Component(
         "backbones.convnet_small",
         "module",
         _convnet,
@@ -200,9 +255,13 @@ COMPONENTS = [
     _augmentation("Compose"),
     _augmentation("MultiCrop"),
     *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),
+    _augmentation("dino"),
     _augmentation("simclr"),
     _augmentation("supervised"),
     Component("evaluation.knn_classify", "evaluation"),
+    Component("evaluation.attention_masks", "evaluation"),
+    Component("evaluation.jaccard", "evaluation", absent={"half": "it takes masks and labels alone"}),
+    Component("evaluation.collapse_report", "evaluation", absent={"golden": NO_NUMBERS}),
     Component("evaluation.linear_probe", "evaluation", absent={"golden": NO_NUMBERS}),
     Component("evaluation.few_shot", "evaluation", absent={"golden": NO_NUMBERS}),
     Component("evaluation.nearest_neighbours", "evaluation", absent={"golden": NO_NUMBERS}),
@@ -222,7 +281,7 @@ COMPONENTS = [
     Component("datasets.retrieval_labels", "dataset", absent={"pickle": FUNCTION}),
     *(Component(f"patches.{name}", "stem") for name in ("patchify", "unpatchify", "grid_of")),
     *(Component(f"schedules.{name}", "stem") for name in ("cosine", "linear", "warmup_cosine")),
-    Component("optim.layer_decay_groups", "stem"),
+    *(Component(f"optim.{name}", "stem") for name in ("layer_decay_groups", "dino_groups", "clip_each", "drop_gradients")),
     *(Component(f"counter.{name}", "stem") for name in ("uniforms", "keys", "uniform")),
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
     *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),

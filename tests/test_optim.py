@@ -1,4 +1,4 @@
-"""Layer decay and LARS against MAE's numbers, and the names of a ViT wherever it stands."""
+"""Layer decay and LARS against MAE's numbers, the names of a ViT wherever it stands; DINO's groups, clipping and dropped gradients."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ from timm.optim import Lars, param_groups_layer_decay
 from torch import nn
 
 from sslkit.backbones import MAE, ViT
-from sslkit.optim import layer_decay_groups
+from sslkit.optim import clip_each, dino_groups, drop_gradients, layer_decay_groups
 from sslkit.testing import proves
 
 DEPTH = 3
@@ -244,3 +244,147 @@ def test_timms_lars_equals_the_formula():
         optimizer.step()
         for parameter, expected in zip(parameters, weights, strict=True):
             assert parameter.detach().flatten().tolist() == pytest.approx(expected, abs=1e-8)
+
+
+# DINO's. The official run with all three is tests/losses/test_dino_step.py.
+
+
+def with_gradients(*shapes, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(dtype)
+    return parameters
+
+
+@proves("optim.clip_each", "property")
+@given(shapes=st.lists(st.lists(st.integers(1, 4), max_size=3), max_size=4), log=st.floats(-3, 3), seed=st.integers(0, 99))
+def test_clip_each_equals_the_formula_tensor_by_tensor(shapes, log, seed):
+    parameters, without = with_gradients(*shapes, seed=seed), nn.Parameter(torch.zeros(2))
+    before, max_norm = [p.grad.flatten().tolist() for p in parameters], 10**log
+    norms = clip_each(iter([without, *parameters]), max_norm)
+    assert without.grad is None
+    assert norms.tolist() == pytest.approx([math.hypot(*values) for values in before])
+    for p, values in zip(parameters, before, strict=True):
+        norm, now = math.hypot(*values), p.grad.flatten().tolist()
+        assert now == pytest.approx([x * min(1, max_norm / (norm + 1e-6)) for x in values], rel=1e-12)
+        assert math.hypot(*now) <= max_norm
+        assert now == values or norm + 1e-6 > max_norm
+
+
+@proves("optim.clip_each", "property")
+def test_a_gradient_is_clipped_by_its_own_norm_alone():
+    one, other = with_gradients((3,), (2, 2), dtype=torch.float32)
+    alone = nn.Parameter(torch.zeros(3))
+    alone.grad = one.grad.clone()
+    other.grad.fill_(math.nan)
+    expected = torch.nn.utils.clip_grad_norm_([alone], 0.1)  # torch's, of one tensor
+    norms = clip_each([one, other], 0.1)
+    torch.testing.assert_close(one.grad, alone.grad)
+    assert norms[0] == expected
+    assert norms.isnan().tolist() == [False, True]
+    assert clip_each(one, 0.01).shape == (1,)  # a tensor by itself
+    assert one.grad.norm() <= 0.01
+    assert clip_each([nn.Parameter(torch.zeros(2))], 1.0).shape == (0,)
+
+
+@proves("optim.clip_each", "property")
+def test_norms_that_sixteen_bits_cannot_hold():
+    """|gradient| = 120000 is beyond float16. Tensors of several dtypes share a call."""
+    narrow, wide = with_gradients((4,), (2,), dtype=torch.float16)[0], with_gradients((3,), dtype=torch.float32)[0]
+    narrow.grad.fill_(60000)
+    norms = clip_each([narrow, wide], 1.0)
+    assert norms.dtype == torch.float32
+    assert norms[0].item() == 120000
+    assert narrow.grad.tolist() == [0.5] * 4
+    assert (narrow.grad.dtype, wide.grad.dtype) == (torch.float16, torch.float32)
+
+
+@proves("optim.clip_each", "property")
+def test_clip_each_reads_no_value():
+    """A meta tensor has none: whatever waited for the device would fail here."""
+    p = nn.Parameter(torch.zeros(3, device="meta"))
+    p.grad = torch.zeros_like(p)
+    assert clip_each([p], 1.0).is_meta
+
+
+@proves("optim.clip_each", "errors")
+def test_clip_each_errors():
+    for max_norm in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"clip_each: got max_norm={max_norm}; expected a finite max_norm above 0"):
+            clip_each([], max_norm)
+    far, near = nn.Parameter(torch.zeros(2, device="meta")), with_gradients((2,))[0]
+    far.grad = torch.zeros_like(far)
+    with pytest.raises(ValueError, match="clip_each: got gradients on cpu, meta; expected one device. To mend: call it once for"):
+        clip_each([far, near], 1.0)
+
+
+@proves("optim.dino_groups", "property")
+@pytest.mark.parametrize("wrap", [lambda m: m, Around, partial(torch.compile, backend="eager"), lambda m: nn.Sequential(m)])
+def test_dinos_groups_part_all_parameters_that_learn(wrap):
+    model = wrap(tiny(prefix=("cls", "reg"), layer_scale=0.1))
+    next(model.parameters()).requires_grad_(False)
+    decayed, others = dino_groups(model, weight_decay=0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    got = [sorted(names.pop(id(p)) for p in group["params"]) for group in (decayed, others)]  # a second time, it is not there
+    assert names == {}
+    assert [sum(name.endswith(word) for name in got[0]) for word in ("reg_token", "qkv.weight")] == [1, DEPTH]
+    assert all(name.endswith((".bias", "norm.weight", "norm1.weight", "norm2.weight", "gamma")) for name in got[1])
+    assert not any(name.endswith(".bias") for name in got[0])
+
+
+@proves("optim.dino_groups", "property")
+def test_axes_and_names_of_dinos_groups():
+    """A bias of two axes is known by its name, a vector by its axis; a gain [out, 1] and a single number decay."""
+    model = nn.Module()
+    model.part = nn.Module()
+    for name, shape in {"bias": (2, 2), "gain": (3, 1), "vector": (3,), "number": ()}.items():
+        model.part.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+    model.register_parameter("bias", nn.Parameter(torch.zeros(2, 2)))  # not after a dot: as in the official code
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert [[names[id(p)] for p in group["params"]] for group in dino_groups(model)] == [
+        ["bias", "part.gain", "part.number"],
+        ["part.bias", "part.vector"],
+    ]
+    torch.optim.AdamW(dino_groups(nn.Linear(2, 2, bias=False))).step()  # an optimiser takes the empty group
+
+
+@proves("optim.dino_groups", "errors")
+def test_dinos_groups_errors():
+    with pytest.raises(ValueError, match="dino_groups: got Linear without a parameter that needs a gradient; .*pass the student"):
+        dino_groups(nn.Linear(2, 2).requires_grad_(False))
+    for decay in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"dino_groups: got weight_decay={decay}; expected a finite weight_decay from 0 on"):
+            dino_groups(nn.Linear(2, 2), weight_decay=decay)
+
+
+@proves("optim.drop_gradients", "property")
+@pytest.mark.parametrize("wrap", [lambda m: m, partial(torch.compile, backend="eager"), nn.DataParallel])
+def test_a_dropped_part_stays_where_it_is_and_one_with_gradients_of_zero_does_not(wrap):
+    def after(drop):
+        torch.manual_seed(0)
+        model = nn.Sequential()
+        model.add_module("head", nn.Sequential())
+        model.head.add_module("last_layer", nn.Linear(3, 2))
+        model.add_module("last", nn.Linear(2, 2))
+        outer = wrap(model)
+        optimizer = torch.optim.AdamW(outer.parameters(), lr=0.1, weight_decay=0.1)
+        outer(torch.ones(1, 3)).sum().backward()
+        optimizer.step()  # AdamW remembers: its moments alone would move the part
+        before = [p.detach().clone() for p in model.parameters()]
+        drop(outer, model.head.last_layer)
+        optimizer.step()
+        return [torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
+
+    assert after(lambda outer, part: drop_gradients(outer, "last_layer")) == [True, True, False, False]
+    assert after(lambda outer, part: drop_gradients(outer, "head.last_layer")) == [True, True, False, False]
+    assert after(lambda outer, part: part.zero_grad(set_to_none=False)) == [False] * 4
+
+
+@proves("optim.drop_gradients", "errors")
+@pytest.mark.parametrize("part", ["last_layers", "last", "head.", ""])
+def test_a_part_that_no_name_has(part):
+    model = nn.ModuleDict({"head": nn.ModuleDict({"last_layer": nn.Linear(2, 2)})})
+    with pytest.raises(ValueError, match=f"drop_gradients: got part='{part}', which no parameter of ModuleDict has in its name"):
+        drop_gradients(model, part)

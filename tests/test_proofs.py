@@ -18,9 +18,9 @@ PARTS = {
     "patches": {"Order"},
     "maskers": {"Masker"},
     "kernels": {"Choice", "explain", "use_backend"},
-    "distributed": {"Gathered", "world_size"},
-    "evaluation": {"Accuracy", "FewShotResult", "KNNResult", "LearningRateRow", "LinearResult", "Neighbours", "Spread"},
-    "datasets": {"CLASSES", "FAMILIES", "MOTIONS", "ORIENTED", "Broken", "FolderBatch", "FolderItem", "LoadedImages", "RetrievalTruth",
+    "distributed": {"Gathered", "row_count", "world_size"},
+    "evaluation": {"Accuracy", "CollapseReport", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult", "Neighbours", "Spread"},
+    "datasets": {"CLASSES", "FAMILIES", "MOTIONS", "ORIENTED", "Broken", "ClipBatch", "ClipItem", "FolderBatch", "FolderItem", "LoadedImages", "RetrievalTruth",
                  "SceneBatch", "Split", "VideoBatch"},
     "plots": {"GREEN", "RED", "save_picture"},
 }  # fmt: skip

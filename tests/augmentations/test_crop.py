@@ -1,10 +1,12 @@
 """RandomResizedCrop against torchvision, sample by sample."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2 as v2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -36,6 +38,20 @@ def test_equals_torchvision_sample_by_sample(size, picture, interpolation, antia
         want = F.resized_crop(image, *box, list(crop.size), InterpolationMode(interpolation), antialias=antialias).clamp(0, 1)
         # measured 4e-6 at most: the centres of the taps are rounded in float32, in torchvision as here
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+@proves("augmentations.RandomResizedCrop", "loop")
+@pytest.mark.parametrize("size", [16, (64, 20), (7, 50)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+def test_equals_pillow_on_floating_pictures(size, interpolation):
+    """torchvision has no Lanczos on tensors."""
+    images = torch.rand(6, 1, 37, 53, generator=seeded())
+    crop = RandomResizedCrop(size, interpolation=interpolation)
+    parameters = crop.sample(6, (37, 53), generator=seeded(1))
+    for (image,), (got,), (top, left, height, width) in zip(images, crop.apply(images, parameters), boxes(parameters, 37, 53), strict=True):
+        cut = Image.fromarray(image[top : top + height, left : left + width].contiguous().numpy())
+        want = torch.from_numpy(np.array(cut.resize(crop.size[::-1], getattr(Image.Resampling, interpolation.upper()))))
+        torch.testing.assert_close(got, want.clamp(0, 1), rtol=0, atol=1e-5)  # measured 5e-6
 
 
 @pytest.mark.parametrize("channels", [1, 2, 12])
@@ -104,12 +120,12 @@ def test_image_and_saliency_map_of_another_size_move_together():
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     out=st.tuples(st.integers(1, 24), st.integers(1, 24)),
-    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     antialias=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_a_constant_stays_constant_and_values_stay_in_range(height, width, out, interpolation, antialias, seed):
-    crop = RandomResizedCrop(out, interpolation=interpolation, antialias=antialias)
+    crop = RandomResizedCrop(out, interpolation=interpolation, antialias=antialias or interpolation == "lanczos")
     constant = torch.full((3, 2, height, width), 0.3)
     torch.testing.assert_close(crop(constant, generator=seeded(seed)), torch.full((3, 2, *out), 0.3), rtol=0, atol=1e-5)
     result = crop((torch.rand(3, 2, height, width, generator=seeded(seed)) > 0.5).float(), generator=seeded(seed))
@@ -126,7 +142,8 @@ def test_a_constant_stays_constant_and_values_stay_in_range(height, width, out, 
         ({"size": (3, 4, 5)}, r"got size=\(3, 4, 5\)"),
         ({"size": 4, "scale": (0.5, 0.1)}, r"got scale=\(0.5, 0.1\); expected 0 < low <= high <= 1"),
         ({"size": 4, "ratio": (0, 1)}, r"got ratio=\(0, 1\)"),
-        ({"size": 4, "interpolation": "nearest"}, 'got interpolation=\'nearest\'; expected "bicubic" or "bilinear"'),
+        ({"size": 4, "interpolation": "nearest"}, 'got interpolation=\'nearest\', antialias=True; expected "bicubic" or "bilinear", or'),
+        ({"size": 4, "interpolation": "lanczos", "antialias": False}, 'expected "bicubic" or "bilinear", or "lanczos" with antialias'),
     ],
 )
 def test_errors(options, message):

@@ -9,7 +9,8 @@ from sslkit.augmentations.crop import RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
 from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from sslkit.augmentations.recipes import simclr, supervised
+from sslkit.augmentations.paired import PairedCrop
+from sslkit.augmentations.recipes import beit, dino, simclr, supervised
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -22,8 +23,11 @@ __all__ = [
     "HorizontalFlip",
     "MultiCrop",
     "Normalize",
+    "PairedCrop",
     "RandomResizedCrop",
     "Solarize",
+    "beit",
+    "dino",
     "simclr",
     "supervised",
 ]

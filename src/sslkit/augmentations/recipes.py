@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation
 from sslkit.augmentations.blur import GaussianBlur
-from sslkit.augmentations.color import ColorJitter, Grayscale
+from sslkit.augmentations.color import ColorJitter, Grayscale, Solarize
 from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.crop import Interpolation, RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
 from sslkit.augmentations.multi_crop import MultiCrop
+from sslkit.augmentations.paired import PairedCrop
 
 
 def simclr(
@@ -68,6 +69,40 @@ def simclr(
     return MultiCrop((view, view))
 
 
+def beit(
+    size: int | Sequence[int],
+    token_size: int | Sequence[int] | None = None,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    jitter: float = 0.4,
+    flip: float = 0.5,
+    interpolation: Interpolation = "bicubic",
+    token_interpolation: Interpolation = "lanczos",
+) -> PairedCrop:
+    """Two views of one box, flip and colours: for the model, and for the dVAE that turns it into visual words.
+
+    Args:
+        size: of the model's view; an int is a square.
+        token_size: of the dVAE's, 8 pixels a token: 8 * size / patch. None: half of `size`, for patches of 16.
+        scale: range of the crop's area.
+        jitter: of brightness, contrast and saturation, always applied; 0 leaves it out.
+        flip: probability.
+        interpolation: of the model's view.
+        token_interpolation: of the dVAE's.
+
+    Raises:
+        ValueError: an option is out of range (of the part that takes it).
+
+    Source: Bao et al. 2022, "BEiT: BERT Pre-Training of Image Transformers", sec. 3.1, and the authors' code: jitter, flip, crop, in this
+    order. Their model's view then is scaled to [-1, 1]; the dVAE takes [0, 1].
+    """
+    if token_size is None:
+        token_size = size // 2 if isinstance(size, int) else tuple(side // 2 for side in size)
+    before = Compose(*([ColorJitter(jitter, jitter, jitter)] if jitter else []), HorizontalFlip(flip))
+    views = (size, interpolation), (token_size, token_interpolation)
+    return PairedCrop(before, tuple(RandomResizedCrop(side, scale=scale, interpolation=kernel) for side, kernel in views))
+
+
 def supervised(
     size: int | Sequence[int],
     *,
@@ -87,3 +122,58 @@ def supervised(
         ValueError: an option is out of range (of the part that takes it).
     """
     return Compose(RandomResizedCrop(size, scale=scale, interpolation=interpolation), HorizontalFlip(flip))
+
+
+def dino(
+    size: int | Sequence[int],
+    local_size: int | Sequence[int] | None = None,
+    local_views: int = 8,
+    *,
+    scale: tuple[float, float] = (0.4, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.4),
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+    jitter_p: float = 0.8,
+    grayscale: float = 0.2,
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5),
+    solarize: float = 0.2,
+    flip: float = 0.5,
+    interpolation: Interpolation = "bicubic",
+) -> MultiCrop:
+    """Two global views, one always blurred and one sometimes solarised, and local ones of small parts.
+
+    Args:
+        size: of the global views; an int is a square.
+        local_size: of the local ones. None: 3/7 of `size`, 96 for 224.
+        local_views: how many; 0 leaves them out, and the paper then takes scale=(0.14, 1).
+        scale: range of the global crops' area.
+        local_scale: of the local ones'.
+        jitter: brightness, contrast, saturation, hue.
+        jitter_p: its probability; 0 leaves it out.
+        grayscale: probability; 0 leaves it out.
+        blur: probabilities for the first global view, the second, and the local ones. DINOv2's code turns them round by mistake: its
+            released weights were trained with (0, 0.9, 0.5).
+        solarize: probability, of the second global view.
+        flip: probability; 0 leaves it out.
+        interpolation: of the crops.
+
+    Raises:
+        ValueError: an option is out of range (of the part that takes it), or local_views below 0.
+
+    Source: Caron et al. 2021 (DINO), sec. 3.1 and appendix E, and the authors' code.
+    """
+    if local_views < 0 or local_views != int(local_views):
+        raise wrong("dino", given=f"local_views={local_views}", expected="a whole number from 0 on", mend="pass 8")
+    if local_size is None:
+        local_size = round(3 * size / 7) if isinstance(size, int) else tuple(round(3 * side / 7) for side in size)
+
+    def view(side: int | Sequence[int], area: tuple[float, float], blurred: float, solarized: float) -> Compose:
+        ops: list[Augmentation] = [RandomResizedCrop(side, scale=area, interpolation=interpolation)]
+        ops += [HorizontalFlip(flip)] if flip else []
+        ops += [ColorJitter(*jitter, p=jitter_p)] if jitter_p else []
+        ops += [Grayscale(grayscale)] if grayscale else []
+        ops += [GaussianBlur(p=blurred)] if blurred else []
+        ops += [Solarize(p=solarized)] if solarized else []
+        return Compose(*ops)
+
+    first, second = view(size, scale, blur[0], 0.0), view(size, scale, blur[1], solarize)
+    return MultiCrop((first, second, *[view(local_size, local_scale, blur[2], 0.0)] * local_views))

@@ -5,7 +5,10 @@ Results are frozen dataclasses that print themselves; accuracies are in percent.
 
 from sslkit.evaluation._accuracy import Accuracy, top_accuracy
 from sslkit.evaluation._few_shot import FewShotResult, Spread, few_shot
+from sslkit.evaluation._jaccard import JaccardResult, jaccard
 from sslkit.evaluation._search import Neighbours, nearest_neighbours
+from sslkit.evaluation.attention import attention_masks
+from sslkit.evaluation.collapse import CollapseReport, collapse_report
 from sslkit.evaluation.features import extract_features, multiscale_features, probe_features
 from sslkit.evaluation.knn import KNNResult, knn_classify
 from sslkit.evaluation.linear import LearningRateRow, LinearResult, linear_probe
@@ -13,14 +16,19 @@ from sslkit.evaluation.subsets import semi_supervised_subset
 
 __all__ = [
     "Accuracy",
+    "CollapseReport",
     "FewShotResult",
+    "JaccardResult",
     "KNNResult",
     "LearningRateRow",
     "LinearResult",
     "Neighbours",
     "Spread",
+    "attention_masks",
+    "collapse_report",
     "extract_features",
     "few_shot",
+    "jaccard",
     "knn_classify",
     "linear_probe",
     "multiscale_features",

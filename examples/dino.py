@@ -1,0 +1,206 @@
+"""DINO: a student's views of a picture say what a teacher, its own running mean, says of the global ones (Caron et al. 2021, algorithm 1).
+
+python examples/dino.py                                         a ConvNet on generated pictures
+python examples/dino.py --teacher sinkhorn --crops 2+4          rows of the paper's table 7: also --momentum none|epoch, --loss mse,
+                                                                --predictor, --crops 2|2+4|2+8
+python examples/dino.py --backbone vit --patch 4                a ViT, with its attention
+torchrun --nproc-per-node 2 examples/dino.py                    as many processes as you have GPUs
+"""
+
+import argparse
+import json
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import (
+    Pooled,
+    Run,
+    batch_of,
+    embed,
+    floats,
+    knn_score,
+    load_data,
+    processes,
+    run_options,
+    score_table,
+    scores,
+    set_rate,
+    share_of,
+)
+from sslkit.augmentations import dino
+from sslkit.backbones import ViT, convnet_small
+from sslkit.evaluation import collapse_report
+from sslkit.losses import DINOCenter, dino_loss, dino_mse_loss, sinkhorn_knopp
+from sslkit.modules import DINOHead, MLPPredictor, MomentumEncoder, encode_views
+from sslkit.optim import clip_each, dino_groups, drop_gradients
+from sslkit.plots import curves
+from sslkit.schedules import cosine
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run_options(parser, steps=800, out="runs/dino")
+    parser.set_defaults(data="scenes:easy")
+    parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")
+    parser.add_argument("--patch", type=int, default=4, help="of the ViT")
+    parser.add_argument("--dim", type=int, default=96, help="of the ViT, 32 a head")
+    parser.add_argument("--depth", type=int, default=4, help="of the ViT")
+    parser.add_argument("--prototypes", type=int, default=512, help="outputs of the head; 65536 in the paper")
+    parser.add_argument(
+        "--momentum", choices=["ema", "none", "epoch"], default="ema", help="none: the teacher is the student; epoch: its last epoch"
+    )
+    parser.add_argument("--base-momentum", type=float, default=0.99, help="rises to 1 by a cosine; 0.996 in the paper's longer runs")
+    parser.add_argument("--teacher", choices=["center", "sinkhorn"], default="center", help="what keeps its targets from collapsing")
+    parser.add_argument("--loss", choices=["ce", "mse"], default="ce")
+    parser.add_argument("--predictor", action="store_true", help="one more perceptron for the student alone")
+    parser.add_argument("--crops", default="2", help="global views, or global+local ones: 2+8")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of the student")
+    parser.add_argument("--teacher-temperature", type=float, default=0.04)
+    parser.add_argument("--hue", type=float, default=0.5, help="jitter; 0.5 takes the colour away as a shortcut")
+    parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.04)
+    parser.add_argument("--clip", type=float, default=3.0, help="largest norm of the gradient of a tensor")
+    parser.add_argument("--freeze", type=int, default=0, help="steps without the last layer; an epoch in the paper")
+    options = parser.parse_args(arguments)
+    globals_, _, locals_ = options.crops.partition("+")
+    if globals_ != "2" or not (locals_ or "0").isdigit():
+        parser.error(f"--crops: got {options.crops!r}; expected 2, or 2+N with N local views. To mend: pass 2+8")
+    options.local_views = int(locals_ or 0)
+    return options
+
+
+class Network(nn.Module):
+    """Backbone and head: views of pictures -> logits [views, batch, prototypes]."""
+
+    def __init__(self, backbone, prototypes, norm):
+        super().__init__()
+        self.backbone = backbone
+        self.head = DINOHead(backbone.dim, prototypes, hidden=256, bottleneck=64, batch_norm=norm)
+
+    def forward(self, views):
+        return self.head(encode_views(self.backbone, views))
+
+
+class Student(nn.Module):
+    """The network, and what only the student has."""
+
+    def __init__(self, network, predictor):
+        super().__init__()
+        self.network, self.predictor = network, predictor
+
+    def forward(self, views):
+        logits = self.network(views)
+        return logits if self.predictor is None else self.predictor(logits.flatten(0, 1)).view_as(logits)
+
+
+class ClassToken(nn.Module):
+    """A ViT as pictures in [0, 1] -> its class token."""
+
+    def __init__(self, vit):
+        super().__init__()
+        self.vit, self.dim = vit, vit.dim
+        self.pooled = Pooled(vit, "cls")
+
+    def forward(self, images):
+        return self.pooled(images)
+
+
+def build(options, channels, device):
+    torch.manual_seed(options.seed)
+    if options.backbone == "vit":
+        backbone = ClassToken(
+            ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels, init="dino")
+        )
+    else:
+        backbone = convnet_small(channels)
+    network = Network(backbone, options.prototypes, options.backbone == "convnet")
+    return Student(network, MLPPredictor(options.prototypes, 256) if options.predictor else None).to(device)
+
+
+def train(options, run, data, student, teacher, center, group, device):
+    """The algorithm; student, teacher and center are moved in place."""
+    unit = options.patch if options.backbone == "vit" else 1
+    local = max(1, round(3 * options.size / 7 / unit)) * unit
+    views = dino(options.size, local, options.local_views, scale=(0.4, 1.0), local_scale=(0.15, 0.5), jitter=(0.4, 0.4, 0.4, options.hue),
+                 blur=(0, 0, 0), solarize=0.0, flip=0.0 if options.no_flip else 0.5)  # fmt: skip
+    optimizer = torch.optim.AdamW(dino_groups(student, weight_decay=options.weight_decay))
+    network = student if group is None else DistributedDataParallel(student, process_group=group)
+    network = torch.compile(network) if options.compile else network
+    parts = {"student": student, "teacher": teacher, "center": center, "optimizer": optimizer}
+    steps_of_epoch = max(1, len(data.train) // options.batch)
+    for step in run.progress(parts, len(data.train)):
+        epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
+        set_rate(optimizer, step, run.steps, options.lr)
+        indices = share_of(batch, group)
+        crops = views(floats(data.train[indices]).to(device), indices=indices.to(device), seed=options.seed, epoch=epoch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            logits, targets = network(crops), teacher(crops[:2])
+        if options.loss == "mse":
+            probs, loss = None, dino_mse_loss(logits, targets, group=group)
+        else:
+            probs = (center(targets, options.teacher_temperature) if options.teacher == "center"
+                     else sinkhorn_knopp(targets.flatten(0, 1), options.teacher_temperature, group=group).view_as(targets))  # fmt: skip
+            loss = dino_loss(logits, probs, student_temperature=options.temperature, group=group)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_each(student.parameters(), options.clip)
+        if step < options.freeze:
+            drop_gradients(student, "last_layer")
+        optimizer.step()
+        center.update(targets, group)
+        if options.momentum == "ema":
+            teacher.update(cosine(step, base=options.base_momentum, final=1.0, steps=run.steps))
+        elif options.momentum == "none" or (step + 1) % steps_of_epoch == 0:
+            teacher.update(0.0)
+        numbers = {"loss": loss.item()}
+        if probs is not None and (step + 1) % 10 == 0:
+            says = (logits.detach()[:2].flip(0) / options.temperature).softmax(dim=-1)  # of the other view
+            numbers |= collapse_report(probs.flatten(0, 1), says.flatten(0, 1), group=group).to_dict()
+        run.write(step + 1, **numbers)
+        if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
+            knn = knn_score(student.network.backbone, data, 500, device)
+            run.bar.set_postfix(loss=f"{numbers['loss']:.3f}", entropy=f"{numbers.get('entropy', float('nan')):.2f}", knn=f"{knn:.1f} %")
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with processes() as (group, rank, device):
+        run = Run(options, rank)
+        data = load_data(options.data, options.size)
+        student = build(options, data.train.shape[1], device)
+        teacher = MomentumEncoder(student.network, buffers="own").to(device)
+        center = DINOCenter(options.prototypes).to(device)
+        backbone = student.network.backbone
+        controls = scores(backbone, data, embed(backbone, data.test, device), device)
+        train(options, run, data, student, teacher, center, group, device)
+        if rank == 0:
+            report(options, run, data, student, teacher, device, controls)
+
+
+def report(options, run, data, student, teacher, device, controls):
+    """Scores of student and teacher beside two controls, the random network and the raw pixels; loss and entropies."""
+    rows = {"random network": controls}
+    for name, backbone in (("student", student.network.backbone), ("teacher", teacher.teacher.backbone)):
+        rows[name] = scores(backbone, data, embed(backbone, data.test, device), device)
+    pixels = knn_score(nn.Flatten(), data)
+    suffixes = {"random network": "before", "student": "after", "teacher": "teacher"}
+    run.finish(knn_pixels=pixels, **{f"{k}_{suffixes[name]}": v for name, row in rows.items() for k, v in row.items()})
+    if controls:
+        print(score_table(data, pixels, rows))
+    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
+    print(curves({"loss": ([line["step"] for line in log], [line["loss"] for line in log])}, options.out / "loss.png",
+                 x_label="step", y_label="loss"))  # fmt: skip
+    told = [line for line in log if "entropy" in line]
+    if told:
+        names = ("entropy", "divergence", "mean_entropy", "uniform")
+        lines = {name: ([line["step"] for line in told], [line[name] for line in told]) for name in names}
+        print(curves(lines, options.out / "collapse.png", x_label="step", y_label="nats"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""DINO as a user runs it: every row of the paper's table, a killed run, two processes."""
+
+import json
+
+import pytest
+import torch
+from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, state
+
+import common  # isort: skip  # runs.py puts the folder of the examples on the path
+import dino  # isort: skip
+
+SMALL = [*DIGITS, "--size", "16", "--batch", "32", "--prototypes", "32"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dino")
+    run("dino", *SMALL, "--epochs", 1, "--save-every", 1, "--out", out)
+    return out
+
+
+def test_a_finished_run_leaves_its_result_and_pictures(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert {f"{score}_{when}" for score in ("knn", "linear", "few_shot") for when in ("before", "after", "teacher")} < result.keys()
+    assert {path.name for path in trained.glob("*.png")} == {"loss.png", "collapse.png"}
+    told = [line for line in map(json.loads, (trained / "log.jsonl").read_text().splitlines()) if "entropy" in line]
+    assert len(told) == 4
+    assert all(line["mean_entropy"] >= line["entropy"] - 1e-4 for line in told)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(trained, tmp_path):
+    killed_and_resumed("dino", tmp_path, [*SMALL, "--epochs", 1, "--save-every", 1], kills=2, seed=0)
+    assert same(state(tmp_path), state(trained))
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """A ViT, whose head has no BatchNorm: of unequal shares of a batch, both crops' sizes, centre and teacher included."""
+    options = [*SMALL, "--backbone", "vit", "--dim", 32, "--depth", 1, "--steps", 4, "--batch", 33, "--crops", "2+1"]
+    run("dino", *options, "--out", tmp_path / "two", processes=2)
+    run("dino", *options, "--out", tmp_path / "one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    two, one = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["parts"]["center"]["value"] for n in ("two", "one"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+
+
+ROWS = [("--momentum", "none"), ("--momentum", "epoch"), ("--teacher", "sinkhorn"), ("--loss", "mse"), ("--predictor",), ("--crops", "2+2"),
+        ("--freeze", "2"), ("--backbone", "vit", "--dim", "32", "--depth", "1")]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_every_row_of_the_table_moves_what_it_should(row, tmp_path, capsys):
+    dino.main([*SMALL, *row, "--steps", "3", "--epochs", "1", "--batch", "400", "--out", str(tmp_path)])
+    parts = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["parts"]
+    student, teacher = parts["student"], parts["teacher"]
+    name = next(name for name in student if name.endswith("mlp.0.weight"))
+    moved = (student[name] - teacher[name.replace("network.", "teacher.", 1)]).abs().max() > 0
+    assert moved == ("none" not in row and "epoch" not in row)  # a run of one epoch ends with the copy
+    assert ("predictor.layers.0.weight" in student) == ("--predictor" in row)
+    torch.manual_seed(0)
+    first = dino.build(dino.parse([*SMALL, *row]), 3, "cpu").state_dict()
+    frozen = torch.equal(first["network.head.last_layer.weight_v"], student["network.head.last_layer.weight_v"])
+    assert not frozen
+    assert all(value > 0 for value in losses(tmp_path))
+    assert "student" in capsys.readouterr().out
+
+
+def test_the_last_layer_waits(tmp_path):
+    dino.main([*SMALL, "--freeze", "3", "--steps", "3", "--out", str(tmp_path)])
+    student = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["parts"]["student"]
+    first = dino.build(dino.parse(SMALL), 3, "cpu").state_dict()
+    name = "network.head.last_layer.weight_v"
+    assert torch.equal(first[name], student[name])
+    assert not torch.equal(first["network.head.mlp.0.weight"], student["network.head.mlp.0.weight"])
+
+
+def test_refusals(capsys):
+    for crops in ("3", "2+x", "1+4"):
+        with pytest.raises(SystemExit):
+            dino.parse(["--crops", crops])
+        assert "expected 2, or 2+N with N local views" in capsys.readouterr().err
+    assert common.FORMAT  # the examples' own module, not another of that name
