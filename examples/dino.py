@@ -3,7 +3,7 @@
 python examples/dino.py                                         a ConvNet on generated pictures
 python examples/dino.py --teacher sinkhorn --crops 2+4          rows of the paper's table 7: also --momentum none|epoch, --loss mse,
                                                                 --predictor, --crops 2|2+4|2+8
-python examples/dino.py --backbone vit --patch 4                a ViT, with its attention
+python examples/dino.py --backbone vit --patch 4                a ViT
 torchrun --nproc-per-node 2 examples/dino.py                    as many processes as you have GPUs
 """
 

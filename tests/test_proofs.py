@@ -19,9 +19,10 @@ PARTS = {
     "maskers": {"Masker"},
     "kernels": {"Choice", "explain", "use_backend"},
     "distributed": {"Gathered", "row_count", "world_size"},
-    "evaluation": {"Accuracy", "CollapseReport", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult", "Neighbours", "Spread"},
-    "datasets": {"CLASSES", "FAMILIES", "MOTIONS", "ORIENTED", "Broken", "ClipBatch", "ClipItem", "FolderBatch", "FolderItem", "LoadedImages", "RetrievalTruth",
-                 "SceneBatch", "Split", "VideoBatch"},
+    "evaluation": {"Accuracy", "CollapseReport", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult",
+                   "Neighbours", "Spread"},
+    "datasets": {"CLASSES", "FAMILIES", "MOTIONS", "ORIENTED", "Broken", "ClipBatch", "ClipItem", "FolderBatch", "FolderItem",
+                 "LoadedImages", "RetrievalTruth", "SceneBatch", "Split", "VideoBatch"},
     "plots": {"GREEN", "RED", "save_picture"},
 }  # fmt: skip
 
