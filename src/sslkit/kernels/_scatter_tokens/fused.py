@@ -55,7 +55,7 @@ def _collect(grad, places, to_x, to_token, to_positions, batch, tokens, kept, pi
     for start in range(first, last, BATCH):
         b = start + tl.arange(0, BATCH)
         live = (b < last)[:, None]
-        place = tl.load(places + (b * tokens + (n - P)), (b < last) & (n >= P), other=-1)
+        place = tl.load(places + (b * tokens + (n - P)), (b < last) & (n + 0 * b >= P), other=-1)  # as wide as b: scalars are not mixed in
         visible = (place < kept)[:, None]
         if D % COLUMNS != 0:
             live = live & (column < D)
