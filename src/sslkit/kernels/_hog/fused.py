@@ -116,6 +116,7 @@ def _histograms(images, ids, out, cells, kept, tokens, grid_h, grid_w, height, w
     time, n = n // (grid_h * grid_w), n % (grid_h * grid_w)
     y, x = (n // grid_w * SIDE + place // SIDE) * 8, (n % grid_w * SIDE + place % SIDE) * 8
     before, after = x > 0, x + 8 < width
+    across = tl.full([], across, tl.int64)
     image = images + b.to(tl.int64) * to_sample + channel.to(tl.int64) * to_channel + time.to(tl.int64) * to_frame
     pixel = image + y.to(tl.int64) * down + x.to(tl.int64) * across
 
