@@ -21,9 +21,10 @@ from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
 from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe, semi_supervised_subset
 from sslkit.schedules import cosine
+from sslkit.targets import DVAE
 
 FORMAT = "sslkit example, version 1"
-PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png")
+PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png")
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
@@ -173,7 +174,7 @@ def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> Non
 
 
 # What may differ between a run and its continuation.
-_FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "demo"}
+_FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "demo", "cache"}
 
 
 class Run:
@@ -356,6 +357,41 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         maps = self.network.maps(images)  # [batch, dim, h, w]
         return maps if self.weight is None else torch.einsum("kd,bdhw->bkhw", self.weight, maps)
+
+
+class Words(nn.Module):
+    """A trained dVAE, frozen: the visual words of pictures in [0, 1], resized to the 8 pixels a token that it takes."""
+
+    def __init__(self, folder: Path | None, channels: int, released: tuple[str, str] | None = None) -> None:
+        super().__init__()
+        if folder is None and released is None:
+            raise wrong("--dvae", given="none", expected="a run of dvae.py", mend="train one, then pass its folder")
+        if channels != 3:
+            raise wrong("--data", given=f"pictures of {channels} channels, for a dVAE of 3", expected="red, green and blue",
+                        mend="repeat a grey channel three times")  # fmt: skip
+        if folder is not None:
+            weights = read_checkpoint(folder / "checkpoint.pt")["parts"]["model"]
+            if not {"encoder.blocks.input.w", "decoder.blocks.input.w"} <= weights.keys():
+                raise wrong("--dvae", given=f"{folder}", expected="a run of dvae.py", mend="train one, then pass its folder")
+            released = tuple(
+                {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
+                for part in ("encoder.", "decoder.")
+            )
+        # sizes are read off the weights; in this format twice as fast on a CPU
+        self.dvae = DVAE.from_openai(*released).to(memory_format=torch.channels_last)
+        self.values = self.dvae.vocabulary
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor, grid: tuple[int, int], ids: Tensor | None = None) -> Tensor:
+        """[batch, h, w], or [batch, kept] of the tokens that `ids` names."""
+        size = [8 * side for side in grid]
+        if list(images.shape[-2:]) != size:
+            images = nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        return self.dvae.tokens(images.contiguous(memory_format=torch.channels_last), grid=grid, ids=ids)
+
+    def paint(self, words: Tensor, size: tuple[int, int]) -> Tensor:
+        """Words [batch, h, w] -> pictures [batch, 3, *size] in [0, 1]."""
+        return nn.functional.interpolate(self.dvae.decode(words), size=size, mode="bilinear", antialias=True)
 
 
 def embed(encoder: nn.Module, images: Tensor, device: torch.device | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
     python examples/mae.py                                                      handwriting
     python examples/mae.py --mask grid --target pixels --encoder tokens         rows of the paper's table 1
+    python examples/dvae.py && python examples/mae.py --target dvae --dvae runs/dvae    visual words: its row (d), too
     python examples/mae.py --data scenes:easy --size 96 --patch 8 --flip --crop 0.5 --steps 3000    generated pictures
     python examples/mae.py --data folder:PHOTOS --size 96 --patch 8 --flip      your own JPEG and PNG files
     torchrun --nproc-per-node 2 examples/mae.py                                 as many processes as you have GPUs
@@ -16,14 +17,17 @@ import argparse
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from common import (
     Pooled,
     Run,
+    Words,
     batch_of,
     centred,
     embed,
@@ -43,7 +47,7 @@ from sslkit.backbones import MAE, ViT
 from sslkit.distributed import global_mean
 from sslkit.kernels import gather_tokens, masked_pixel_loss
 from sslkit.maskers import BlockwiseMasker, GridMasker, RandomMasker
-from sslkit.patches import patchify, unpatchify
+from sslkit.patches import grid_of, patchify, unpatchify
 from sslkit.plots import curves, reconstruction_sheet, save_picture
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 
@@ -59,7 +63,8 @@ def parse(arguments=None):
     parser.add_argument("--decoder-depth", type=int, default=1, help="blocks of the decoder")
     parser.add_argument("--mask", choices=["random", "block", "grid"], default="random")
     parser.add_argument("--ratio", type=float, default=0.75, help="share of the patches that is hidden")
-    parser.add_argument("--target", choices=["pixels", "norm", "pca"], default="norm")
+    parser.add_argument("--target", choices=["pixels", "norm", "pca", "dvae"], default="norm")
+    parser.add_argument("--dvae", type=Path, help="for dvae: folder of a run of dvae.py")
     parser.add_argument("--encoder", choices=["visible", "tokens"], default="visible", help="tokens: hidden patches are encoded, as [M]")
     parser.add_argument("--augment", choices=["none", "crop-fixed", "crop-random", "crop-jitter"], default="crop-random")
     parser.add_argument("--crop", type=float, default=0.6, help="smallest share of the picture that is shown")
@@ -87,25 +92,32 @@ class Masked(nn.Module):
 class Target(nn.Module):
     """Pictures -> what is predicted of every patch; and the way back, for the eye."""
 
-    def __init__(self, kind, patch, pictures):
+    def __init__(self, kind, patch, pictures, dvae):
         super().__init__()
         self.kind, self.patch = kind, patch
+        self.words = Words(dvae, pictures.shape[1]) if kind == "dvae" else None
         values = patchify(centred(pictures), patch)  # [pictures, tokens, values]
         self.pca = PatchPCA(max(1, values.shape[-1] // 8)).fit(values) if kind == "pca" else None  # an eighth, as 96 of 768
-        self.values = self.pca.dim if self.pca else values.shape[-1]
+        self.values = self.pca.dim if self.pca else self.words.values if self.words else values.shape[-1]
 
     def forward(self, images):
+        if self.words:
+            return self.words(images / 2 + 0.5, grid_of(images.shape[-2:], self.patch)).flatten(1)  # [batch, tokens]
         if self.kind == "norm":
             return normalized_pixels(images, self.patch)
         return self.pca(patchify(images, self.patch)) if self.pca else patchify(images, self.patch)
 
     def error(self, prediction, images, ids):
-        """[batch, hidden]: the mean squared error of every patch that `ids` names."""
+        """[batch, hidden]: the mean squared error of every patch that `ids` names, or the cross-entropy of its word."""
+        if self.words:
+            return functional.cross_entropy(prediction.float().mT, self(images).gather(1, ids), reduction="none")
         if self.pca:
             return (prediction - gather_tokens(self(images), ids)).square().mean(dim=-1)
         return masked_pixel_loss(prediction, images, ids, self.patch, normalize=self.kind == "norm")
 
     def paint(self, prediction, images, grid):
+        if self.words:
+            return centred(self.words.paint(prediction.argmax(dim=-1).unflatten(1, grid), images.shape[-2:]))
         if self.kind == "norm":
             prediction = unnormalized_pixels(prediction, images, self.patch)
         return unpatchify(self.pca.inverse(prediction) if self.pca else prediction, grid, self.patch)
@@ -117,7 +129,7 @@ def build(options, data, device):
         if getattr(options, name) < 32 or getattr(options, name) % 32:
             raise wrong(f"--{name.replace('_', '-')}", given=str(getattr(options, name)), expected="a multiple of 32", mend="pass 96")
     torch.manual_seed(options.seed)
-    target = Target(options.target, options.patch, data.train[:2000])
+    target = Target(options.target, options.patch, data.train[:2000], options.dvae)
     encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=data.train.shape[1],
                   positions="sincos", init="mae")  # fmt: skip
     mae = MAE(encoder, options.decoder_dim, options.decoder_depth, options.decoder_dim // 32, values=target.values)
@@ -195,7 +207,7 @@ def report(options, run, data, model, target, masker, device, controls):
         sheets.append(reconstruction_sheet(images, painted, mask.mask, options.patch, overlay=options.overlay))
     print(save_picture(torch.cat(sheets, dim=1), options.out / "reconstruction.png"))
     log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"MSE": ([line["step"] for line in log], [line["loss"] for line in log])}
+    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
     print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
 
 

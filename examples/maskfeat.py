@@ -6,6 +6,8 @@ python examples/maskfeat.py --beside runs/pixels               shows the predict
 python examples/supervised.py --data scenes:easy               then, a teacher: its features, or its classes
 python examples/maskfeat.py --target features --teacher runs/supervised
 python examples/maskfeat.py --target pseudo --teacher runs/supervised
+python examples/dvae.py --data scenes:easy --out runs/words    then, visual words
+python examples/maskfeat.py --target dvae --dvae runs/words
 torchrun --nproc-per-node 2 examples/maskfeat.py               as many processes as you have GPUs
 """
 
@@ -23,6 +25,7 @@ from common import (
     Pooled,
     Run,
     Teacher,
+    Words,
     batch_of,
     centred,
     embed,
@@ -56,7 +59,8 @@ def parse(arguments=None):
     parser.add_argument("--patch", type=int, default=6, help="side of a patch in pixels; an even number for HOG, which has 2 x 2 cells")
     parser.add_argument("--dim", type=int, default=96, help="width, 32 a head")
     parser.add_argument("--depth", type=int, default=4, help="blocks")
-    parser.add_argument("--target", choices=["hog", "pixels", "features", "pseudo"], default="hog")
+    parser.add_argument("--target", choices=["hog", "pixels", "dvae", "features", "pseudo"], default="hog")
+    parser.add_argument("--dvae", type=Path, help="for dvae: folder of a run of dvae.py")
     parser.add_argument("--teacher", type=Path, help="for features and pseudo: folder of a run of supervised.py or simclr.py")
     parser.add_argument("--beside", type=Path, help="another run of this example, whose predictions are shown, too")
     parser.add_argument("--mask", choices=["blockwise", "random"], default="blockwise")
@@ -86,7 +90,7 @@ class Target(nn.Module):
 
     def __init__(self, kind, patch, teacher, channels):
         super().__init__()
-        self.kind, self.patch, self.teacher = kind, patch, teacher
+        self.kind, self.patch, self.teacher, self.classes = kind, patch, teacher, kind in ("dvae", "pseudo")
         self.values = {"hog": 36 * channels, "pixels": channels * patch**2}.get(kind) or teacher.values
 
     def forward(self, images, mask):
@@ -94,6 +98,8 @@ class Target(nn.Module):
             return hog(images, cell=self.patch // 2, patch=self.patch, ids=mask.ids_hidden)
         if self.kind == "pixels":
             return gather_tokens(normalized_pixels(images, self.patch), mask.ids_hidden)
+        if self.kind == "dvae":
+            return self.teacher(images, mask.grid, mask.ids_hidden)
         return (pseudo_labels if self.kind == "pseudo" else features)(self.teacher, images, grid=mask.grid, ids=mask.ids_hidden)
 
     def comparable(self, prediction):
@@ -101,12 +107,12 @@ class Target(nn.Module):
 
     def loss(self, prediction, images, mask):
         target = self(images, mask)
-        return masked_cross_entropy(prediction, target) if self.kind == "pseudo" else masked_mse(self.comparable(prediction), target)
+        return masked_cross_entropy(prediction, target) if self.classes else masked_mse(self.comparable(prediction), target)
 
     def errors(self, prediction, images, mask):
         """[batch, hidden], for the eye: the loss is their mean."""
         target = self(images, mask)
-        if self.kind == "pseudo":
+        if self.classes:
             return functional.cross_entropy(prediction.mT, target, reduction="none")
         return (prediction - target).square().mean(dim=-1)
 
@@ -121,6 +127,9 @@ class Target(nn.Module):
         if self.kind == "pixels":
             full = normalized_pixels(images, self.patch).scatter(1, rows, prediction)
             return {"pixels": unpatchify(unnormalized_pixels(full, images, self.patch), mask.grid, self.patch).clamp(0, 1)}
+        if self.kind == "dvae":
+            words = self.teacher(images, mask.grid).flatten(1).scatter(1, mask.ids_hidden, prediction.argmax(dim=-1))
+            return {"words": self.teacher.paint(words.unflatten(1, mask.grid), images.shape[-2:])}
         return {}
 
 
@@ -132,6 +141,7 @@ def build(options, data, device):
     channels = data.train.shape[1]
     encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels)
     teacher = Teacher(options.teacher, channels, options.target == "pseudo") if options.target in ("features", "pseudo") else None
+    teacher = Words(options.dvae, channels) if options.target == "dvae" else teacher
     target = Target(options.target, options.patch, teacher, channels)
     hidden = round(options.ratio * math.prod(encoder.base))
     blocks = BlockwiseMasker(count=hidden, min_patches=max(1, hidden // 5))
@@ -203,7 +213,7 @@ def predictions(options, data, model, target, masker, device):
     if options.beside:
         other = read_checkpoint(options.beside / "checkpoint.pt")
         settings = argparse.Namespace(**{**vars(options), **other["settings"]})
-        settings.teacher = Path(settings.teacher) if settings.teacher else None
+        settings.teacher, settings.dvae = (Path(path) if path else None for path in (settings.teacher, settings.dvae))
         shown.append(build(settings, data, device)[:2])
         shown[-1][0].load_state_dict(other["parts"]["model"])
     images = floats(telling(data.test[:500])).to(device)

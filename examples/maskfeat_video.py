@@ -3,6 +3,7 @@
 python examples/maskfeat_video.py                                     generated clips, a ViT over tubelets
 python examples/maskfeat_video.py --mask tube                         or frame: the paper's table 6
 python examples/maskfeat_video.py --target pixels                     the paper's table 1
+python examples/maskfeat_video.py --target dvae --dvae runs/words     visual words of a run of dvae.py --data scenes:easy
 python examples/maskfeat_video.py --backbone mvit --patch 16          the paper's network, small
 python examples/maskfeat_video.py --data folder:VIDEOS --size 112     your own files, by PyAV: pip install "sslkit[video]"
 torchrun --nproc-per-node 2 examples/maskfeat_video.py                as many processes as you have GPUs
@@ -20,14 +21,30 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Data, Pooled, Run, Teacher, batch_of, centred, embed, floats, processes, run_options, scores, set_rate, share_of, wrong
+from common import (
+    Data,
+    Pooled,
+    Run,
+    Teacher,
+    Words,
+    batch_of,
+    centred,
+    embed,
+    floats,
+    processes,
+    run_options,
+    scores,
+    set_rate,
+    share_of,
+    wrong,
+)
 from sslkit.augmentations import RandomResizedCrop
 from sslkit.backbones import ViT, adapt, maskfeat_mvit
 from sslkit.counter import permutation
 from sslkit.datasets import MOTIONS, ClipFolder, SceneVideos
 from sslkit.distributed import global_mean
 from sslkit.kernels import gather_tokens
-from sslkit.losses import masked_mse
+from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import CubeMasker, FrameMasker, TubeMasker
 from sslkit.plots import contact_sheet, curves, save_picture
 from sslkit.targets import features, hog, normalized_pixels
@@ -45,7 +62,8 @@ def parse(arguments=None):
     parser.add_argument("--patch", type=int, default=8, help="side of a token in pixels; 16 for mvit")
     parser.add_argument("--dim", type=int, default=96, help="width of the ViT, 32 a head; a quarter of it is the width of MViT's stem")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the ViT")
-    parser.add_argument("--target", choices=["hog", "pixels", "features"], default="hog")
+    parser.add_argument("--target", choices=["hog", "pixels", "dvae", "features"], default="hog")
+    parser.add_argument("--dvae", type=Path, help="for dvae: folder of a run of dvae.py")
     parser.add_argument("--teacher", type=Path, help="for features: folder of a run of supervised.py or simclr.py")
     parser.add_argument("--mask", choices=["cube", "tube", "frame"], default="cube")
     parser.add_argument("--ratio", type=float, default=0.4, help="share of the tokens that is hidden")
@@ -110,6 +128,9 @@ class Target(nn.Module):
             return hog(clips, cell=self.patch // 2, patch=self.patch, tubelet=TUBELET, ids=mask.ids_hidden)
         if self.kind == "pixels":
             return gather_tokens(normalized_pixels(clips, self.patch, frame_stride=TUBELET), mask.ids_hidden)
+        if self.kind == "dvae":
+            frames = clips[:, :, ::TUBELET].transpose(1, 2)  # [batch, time, 3, height, width]
+            return self.teacher(frames.flatten(0, 1), mask.grid[1:]).view(len(clips), -1).gather(1, mask.ids_hidden)
         return features(self.each_frame, clips[:, :, ::TUBELET], grid=mask.grid, ids=mask.ids_hidden)
 
     def each_frame(self, clips):
@@ -117,6 +138,8 @@ class Target(nn.Module):
         return maps.unflatten(0, (len(clips), -1)).transpose(1, 2)
 
     def loss(self, prediction, clips, mask):
+        if self.kind == "dvae":
+            return masked_cross_entropy(prediction, self(clips, mask))
         return masked_mse(functional.normalize(prediction.float(), dim=-1) if self.kind == "features" else prediction, self(clips, mask))
 
 
@@ -130,7 +153,8 @@ def build(options, device):
         encoder = adapt(maskfeat_mvit(options.size, options.frames, dim=options.dim // 4, stages=(1, 1, 2, 1)))
     else:
         encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, tubelet=TUBELET, frames=options.frames)
-    target = Target(options.target, options.patch, Teacher(options.teacher, 3, False) if options.target == "features" else None)
+    teacher = Teacher(options.teacher, 3, False) if options.target == "features" else None
+    target = Target(options.target, options.patch, Words(options.dvae, 3) if options.target == "dvae" else teacher)
     masker = {"cube": CubeMasker, "tube": TubeMasker, "frame": FrameMasker}[options.mask](options.ratio)
     return MaskFeat(encoder, target.values).to(device), target.to(device), masker
 

@@ -40,7 +40,7 @@ def discover() -> list[Claim]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
-    parser.add_argument("names", nargs="*", help="claims; all of the tier if left out")
+    parser.add_argument("names", nargs="*", help="claims, or files of results that several share (mae, beit); all of the tier if left out")
     parser.add_argument("--tier", choices=TIERS, default="cpu", help="quick: smaller settings, one seed, not written to docs")
     parser.add_argument("--seeds", type=int, nargs="+", help="the claim's own if left out")
     parser.add_argument("--threads", type=int, default=1)
@@ -48,17 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     claims = discover()
-    unknown = set(options.names) - {claim.name for claim in claims}
+    unknown = set(options.names) - {claim.name for claim in claims} - {claim.log for claim in claims}
     if unknown:
         known = ", ".join(claim.name for claim in claims) or "none"
         parser.error(f"no claim named {', '.join(sorted(unknown))}; there are {known}")
     if not options.no_run:
         for claim in claims:
-            if claim.name in options.names or (not options.names and options.tier in claim.tiers):
+            if {claim.name, claim.log} & set(options.names) or (not options.names and options.tier in claim.tiers):
                 seeds = options.seeds or (claim.seeds[:1] if options.tier == "quick" else None)
                 run_claim(claim, tier=options.tier, seeds=seeds)
     if options.tier == "quick":
-        chosen = [c for c in claims if c.name in options.names or (not options.names and "quick" in c.tiers)]
+        chosen = [c for c in claims if {c.name, c.log} & set(options.names) or (not options.names and "quick" in c.tiers)]
         print(table([standing(c, read_runs(FOLDER / c.file), "quick") for c in chosen]))
         return 0
     # the page always holds every claim, whichever were run now: leaving one out would hide an unfavourable row.

@@ -11,8 +11,13 @@ from typing import Any
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(example: str, settings: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Runs examples/<example>.py on one thread with `--key value` for every setting (`--key` alone for True); the numbers it reports."""
+def run_example(example: str, settings: Mapping[str, Any], seed: int, out: Path | None = None) -> dict[str, float]:
+    """Runs examples/<example>.py on one thread with `--key value` for every setting (`--key` alone for True); the numbers it reports.
+
+    The folder of the run is left in `out`, if that is given.
+    """
+    if out is not None:
+        return _run(example, settings, seed, out)
     with tempfile.TemporaryDirectory() as folder:
         return _run(example, settings, seed, Path(folder))
 

@@ -194,7 +194,7 @@ def test_a_runner_must_return_the_metric(tmp_path):
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-    claims = [make(tiers=("cpu", "quick"), quick={"steps": 2}), make(name="large", tiers=("gpu",))]
+    claims = [make(tiers=("cpu", "quick"), quick={"steps": 2}), make(name="large", tiers=("gpu",), log="shared")]
     monkeypatch.setattr(entry, "discover", lambda: claims)
     monkeypatch.setattr(entry, "FOLDER", tmp_path)
     monkeypatch.setattr(entry, "DOCS", tmp_path)
@@ -208,7 +208,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert "**reproduced**" in page
     assert "no run" in page  # the row that was not run is there all the same
     assert (tmp_path / "claims.png").exists()
-    assert not (tmp_path / "large.jsonl").exists()
+    assert not (tmp_path / "shared.jsonl").exists()
+    assert entry.main(["shared", "--seeds", "0"]) == 0  # by the file of results
+    assert len(read_runs(tmp_path / "shared.jsonl")) == 2
     with pytest.raises(SystemExit):
         entry.main(["unknown"])
 

@@ -7,13 +7,14 @@ about eight instructions per byte of memory waits for arithmetic, however good i
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.kernels.aot import TARGETS, compiled, recorded
 
 pytest.importorskip("triton", reason="Triton is not made for this system")
-from sslkit.kernels import _choose
+from sslkit.kernels import _choose, _launch
 
 if _choose.interpreted():
     pytest.skip("kernels that are interpreted cannot be compiled in the same process", allow_module_level=True)
@@ -104,6 +105,26 @@ def hog(dtype, width=224, window=None):
     fused.forward(on_meta(256, 3, 224, width, dtype=dtype), on_meta(256, 78, dtype=I64), 8, 9, window, 16, 1)
 
 
+def cross_entropy(backward=False, dtype=BF16, classes=65536):
+    from sslkit.kernels._soft_cross_entropy import fused
+
+    inputs = on_meta(640, classes, dtype=dtype), on_meta(192, classes, dtype=F32), on_meta(640, dtype=I64)
+    if backward:
+        fused.backward(on_meta(1, dtype=F32).expand(640), *inputs, on_meta(2, 640, dtype=F32), 0.1)
+    else:
+        fused.forward(*inputs, 0.1)
+
+
+def cut_cross_entropy(which):
+    """One of the two kernels of few rows, whose classes are cut into slices."""
+    from sslkit.kernels._soft_cross_entropy import fused
+
+    with recorded() as seen, patch.object(_launch, "processors", lambda device: 132):
+        fused.forward(on_meta(64, 65536), on_meta(64, 65536, dtype=F32), None, 0.1)
+    assert [launch.grid for launch in seen] == [(64, 8), (2,)]
+    _launch.launch(seen[which].kernel, seen[which].grid, *seen[which].arguments, warps=seen[which].warps, **seen[which].constants)
+
+
 CASES = [
     Case("gather_tokens", gather, (32, 32, 32, 26), 219, loads={8: 2, 16: 6}, stores={16: 2}),
     Case("gather_tokens backward", gather_backward, (22, 22, 22, 10), 130, loads={4: 2, 16: 2}, stores={16: 2}),
@@ -122,6 +143,15 @@ CASES = [
     Case("hog fp32", partial(hog, F32), (80, 80, 124, 144), 880, loads={8: 17, 4: 8}, stores={4: 9}, loop=round(35.8 * 16)),
     Case("hog bf16, a window", partial(hog, BF16, window=16), (80, 80, 112, 130), 1030, {8: 9, 2: 8}, {4: 9}, 650),
     Case("hog uint8, an odd width", partial(hog, U8, 225), (80, 80, 96, 140), 943, {8: 1, 1: 40}, {4: 9}, 618),
+    # 16 classes of a thread in a turn of the loop
+    Case("soft_cross_entropy", cross_entropy, (64, 72, 76, 50), 358, {8: 1, 16: 6}, {4: 3}, loop=round(10.6 * 16)),
+    Case("soft_cross_entropy backward", partial(cross_entropy, True), (38, 32, 34, 30), 214, {8: 1, 4: 3, 16: 6}, {16: 2}),
+    Case("soft_cross_entropy fp32", partial(cross_entropy, dtype=F32), (64, 72, 76, 50), 380, {8: 1, 16: 8}, {4: 3}, 154),
+    Case("soft_cross_entropy fp32 backward", partial(cross_entropy, True, F32), (38, 38, 38, 30), 150, {8: 1, 4: 3, 16: 8}, {16: 4}),
+    Case("soft_cross_entropy odd", partial(cross_entropy, classes=65533), (40, 40, 40, 24), 330, {8: 1, 2: 4, 4: 4}, {4: 3}, 94),
+    Case("soft_cross_entropy odd backward", partial(cross_entropy, True, classes=65533), (28, 28, 28, 16), 120, {8: 1, 2: 4, 4: 7}, {2: 4}),
+    Case("soft_cross_entropy, slices", partial(cut_cross_entropy, 0), (48, 48, 48, 40), 320, {16: 6}, {4: 4}, 154),
+    Case("soft_cross_entropy, slices added", partial(cut_cross_entropy, 1), (64, 64, 64, 32), 230, {4: 32}, {4: 3}),
 ]
 
 

@@ -182,6 +182,17 @@ def test_wrong_input():
 
 @proves(NAME, "errors")
 @forms
+@pytest.mark.parametrize("last", [[2, 3], [-1, 0], [0, 3], [-1, -1]])
+def test_a_foreign_index_is_refused(backend, last):
+    logits, targets, index = inputs()
+    index[3:] = torch.tensor(last)
+    for rows in (slice(3, 5), slice(None)):  # all lie together, or not
+        with pytest.raises(IndexError, match="out of range"):
+            soft_cross_entropy(logits[rows], targets, target_index=index[rows], backend=backend)
+
+
+@proves(NAME, "errors")
+@forms
 def test_a_second_derivative_is_refused(backend):
     logits, targets, index = inputs()
     loss = soft_cross_entropy(logits, targets, target_index=index, backend=backend)

@@ -33,6 +33,7 @@ _FUSED = {  # what x may be there
     "hog": _FLOATS | {torch.uint8},
     "masked_pixel_loss": _FLOATS,
     "scatter_tokens": _FLOATS,
+    "soft_cross_entropy": _FLOATS,
 }
 _TRITON = (3, 6)
 # What "auto" means at the moment. A plain global, not a ContextVar: torch.compile of torch 2.11 can guard on it.

@@ -23,7 +23,8 @@ def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: 
     for start in range(0, rows, size):
         block = slice(start, min(start + size, rows))
         first, last = which[start], which[block.stop - 1]
-        if list(which[block]) == list(range(first, last + 1)):  # rows that lie together are read where they are
+        # Rows that lie together are read where they are; index_select refuses those that are not there.
+        if first >= 0 and last < len(targets) and list(which[block]) == list(range(first, last + 1)):
             q, weight = targets[first : last + 1], n[first : last + 1]
         else:
             q, weight = (x.index_select(0, torch.tensor(which[block])) for x in (targets, n))

@@ -1,14 +1,17 @@
 """Cross-entropy against weighted classes: the public function, its registration and its gradient."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive, wrong
-from sslkit.kernels import _choose
+from sslkit.kernels import _choose, _launch
 from sslkit.kernels._rows import need_ids, wide
 from sslkit.kernels._soft_cross_entropy import cpu, reference
+
+CLASSES = 2**24  # the fused version's most
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, target_index: Tensor | None = None, temperature: float = 1.0,
@@ -36,6 +39,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, target_index: Tensor 
     Raises:
         ValueError: the axes or devices disagree, no classes, a temperature that is not positive, or an explicit backend cannot run.
         TypeError: logits or targets are not floating, or target_index not int64 or int32.
+        IndexError: on a CPU, target_index is outside the targets (on a GPU: NaN, or a device-side assertion of the reference).
         RuntimeError: a backward pass with create_graph=True.
 
     Source: Caron et al. 2021 (DINO), eq. 2; Hinton et al. 2015 for soft targets.
@@ -59,6 +63,18 @@ def _at_once(x: Tensor, backend: str) -> bool:
     return x.device.type == "cpu" and backend == "auto"
 
 
+def _version(logits: Tensor, targets: Tensor, backend: _choose.Backend) -> ModuleType:
+    """The same for both passes."""
+    limit = _launch.beyond(len(logits), targets.dtype)
+    if logits.shape[1] > CLASSES:
+        limit = f"{logits.shape[1]} classes"
+    if _choose.choose("soft_cross_entropy", logits, backend, limit).version == "fused":
+        from sslkit.kernels._soft_cross_entropy import fused
+
+        return fused
+    return reference
+
+
 @torch.library.custom_op(
     "sslkit::soft_cross_entropy",
     mutates_args=(),
@@ -66,11 +82,12 @@ def _at_once(x: Tensor, backend: str) -> bool:
 )
 def _forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: float, expected: float | None,
              backend: _choose.Backend) -> tuple[Tensor, Tensor]:  # fmt: skip
-    _choose.choose("soft_cross_entropy", logits, backend)
+    version = _version(logits, targets, backend)
     with torch.autocast(logits.device.type, enabled=False):
         if _at_once(logits, backend):
             return cpu.forward(logits, targets, index, temperature, expected)
-        return reference.forward(logits, targets, index, temperature)
+        results: tuple[Tensor, Tensor] = version.forward(logits, targets, index, temperature)
+        return results
 
 
 @_forward.register_fake
@@ -89,8 +106,10 @@ def _(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: float,
 )
 def _backward(grad: Tensor, logits: Tensor, targets: Tensor, index: Tensor | None, saved: Tensor, temperature: float,
               backend: _choose.Backend) -> Tensor:  # fmt: skip
+    version = _version(logits, targets, backend)
     with torch.autocast(logits.device.type, enabled=False):
-        return reference.backward(grad, logits, targets, index, saved, temperature)
+        to_logits: Tensor = version.backward(grad, logits, targets, index, saved, temperature)
+        return to_logits
 
 
 @_backward.register_fake
