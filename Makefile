@@ -40,7 +40,7 @@ test-full: $(READY) test-lowest  ## the tests that take too long for `make test`
 
 $(LOWEST)/.ready: pyproject.toml
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,examples]' 'torch==2.11.*' 'torchvision==0.26.*'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,examples]' 'torch==2.11.*' 'torchvision==0.26.*' 'numpy<2.4'
 	@touch $@
 
 test-lowest: $(LOWEST)/.ready  ## the tests on the lowest versions of torch and torchvision that are supported

@@ -220,7 +220,6 @@ def main(arguments=None):
             report(options, run, data, model, target, masker, device, controls)
 
 
-@torch.no_grad()
 def report(options, run, data, model, target, masker, device, controls):
     """Scores of the frozen features beside two controls, the random network and the raw pixels; what is predicted; who looks where."""
     encoder = Pooled(model.encoder, "mean")
@@ -228,19 +227,27 @@ def report(options, run, data, model, target, masker, device, controls):
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
+    for name, picture in pictures(options, data, model, target, masker, device).items():
+        print(save_picture(picture, options.out / f"{name}.png"))
+    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
+    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
+    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+
+
+@torch.no_grad()
+def pictures(options, data, model, target, masker, device):
+    """Eight pictures: where four tokens look, as in the paper's figure 2; and what is predicted, if there is a way back from the words."""
     grid, images = model.encoder.base, floats(data.test[:8]).to(device)
+    rows, columns = ((side // 4, side - 1 - side // 4) for side in grid)
+    points = torch.tensor([row * grid[1] + column for row in rows for column in columns])
+    attention = model.encoder(centred(images), attention_of=-1).attention
+    found = {"attention": attention_sheet(images, attention, points, options.patch)}
     if target.cached is None:
         mask = masker.for_indices(torch.arange(len(images)), grid, seed=options.seed, device=device)
         ids = mask.ids_hidden if options.recover == "hidden" else torch.arange(math.prod(grid), device=device).expand(len(images), -1)
         painted = target.paint(model(centred(images), mask, ids), images, ids)
-        print(save_picture(reconstruction_sheet(images, painted, mask.mask, options.patch), options.out / "reconstruction.png"))
-    rows, columns = ((side // 4, side - 1 - side // 4) for side in grid)
-    points = torch.tensor([row * grid[1] + column for row in rows for column in columns])  # four, as in the paper's figure 2
-    attention = model.encoder(centred(images), attention_of=-1).attention
-    print(save_picture(attention_sheet(images, attention, points, options.patch), options.out / "attention.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+        found["reconstruction"] = reconstruction_sheet(images, painted, mask.mask, options.patch)
+    return found
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ def _add(right, left, gx, gy, magnitude, LIMITS: tl.constexpr):
     g = (gx.to(tl.int32, bitcast=True) ^ (gy.to(tl.int32, bitcast=True) & -(2**31))).to(tl.float32, bitcast=True)  # gx * sign(gy)
     on_the_right, on_the_left = tl.where(g >= 0, magnitude, 0.0), tl.where(g >= 0, 0.0, magnitude)
     rights, lefts = (), ()
-    for q in tl.static_range(4, 0, -1):  # in this order AMD's compiler needs the fewest registers
+    for q in tl.static_range(1, 5):
         reached = tl.where(tl.abs(gx) >= tl.abs(gy) * LIMITS[q - 1], 1.0, 0.0)  # a factor: one instruction less than a choice
-        rights, lefts = (right[q] + reached * on_the_right,) + rights, (left[q] + reached * on_the_left,) + lefts
+        rights, lefts = rights + (right[q] + reached * on_the_right,), lefts + (left[q] + reached * on_the_left,)
     return (right[0] + on_the_right,) + rights, (left[0] + on_the_left,) + lefts
 
 
@@ -116,7 +116,7 @@ def _histograms(images, ids, out, cells, kept, tokens, grid_h, grid_w, height, w
     time, n = n // (grid_h * grid_w), n % (grid_h * grid_w)
     y, x = (n // grid_w * SIDE + place // SIDE) * 8, (n % grid_w * SIDE + place % SIDE) * 8
     before, after = x > 0, x + 8 < width
-    across = tl.full([], across, tl.int64)
+    across = tl.full([], across, tl.int64)  # 8 * across may pass 2^31
     image = images + b.to(tl.int64) * to_sample + channel.to(tl.int64) * to_channel + time.to(tl.int64) * to_frame
     pixel = image + y.to(tl.int64) * down + x.to(tl.int64) * across
 
