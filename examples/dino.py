@@ -5,6 +5,9 @@ python examples/dino.py --teacher sinkhorn --crops 2+4          rows of the pape
                                                                 --predictor, --crops 2|2+4|2+8
 python examples/dino.py --backbone vit --patch 4                a ViT
 torchrun --nproc-per-node 2 examples/dino.py                    as many processes as you have GPUs
+
+Expect on the generated pictures, 300 steps, about a CPU minute, seed 0, student: linear 20.3 -> 30.8 %, linear with five labels a class
+11.1 -> 13.6 %, k-NN 20.9 -> 19.6 % (chance 8.3). The 800 steps of the default were not measured with three seeds yet.
 """
 
 import argparse

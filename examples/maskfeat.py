@@ -9,6 +9,9 @@ python examples/maskfeat.py --target pseudo --teacher runs/supervised
 python examples/dvae.py --data scenes:easy --out runs/words    then, visual words
 python examples/maskfeat.py --target dvae --dvae runs/words
 torchrun --nproc-per-node 2 examples/maskfeat.py               as many processes as you have GPUs
+
+Expect on the generated pictures, --size 96 --patch 8 --steps 1200, about 20 CPU minutes, seed 0: linear 9.6 -> 16.9 %, k-NN 9.5 -> 12.5 %
+with HOG; linear 13.6 % with --target pixels (chance 8.3).
 """
 
 import argparse
