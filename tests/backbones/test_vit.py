@@ -164,7 +164,7 @@ def test_patch_embedding_and_its_gradients_are_those_of_the_matrix_product(batch
         ({"prefix": ("reg", "cls", "reg")}, r"ViT: got prefix=.* one run of"),
         ({"prefix": "cls"}, r"ViT: got prefix='cls'; expected a tuple"),
         ({"prefix_positions": (True, False)}, r"ViT: got prefix_positions=\(True, False\) for the prefix \('cls',\); expected one bool"),
-        ({"init": "xavier"}, r"ViT: got init='xavier'; expected one of 'timm', 'dino', 'mae'. To mend"),
+        ({"init": "xavier"}, r"ViT: got init='xavier'; expected one of 'timm', 'dino', 'mae', 'beit'. To mend"),
         ({"drop_path": 1.5}, r"Blocks: got drop_path=1.5; expected drop_path in \[0, 1\]"),
         ({"image_size": 9}, r"grid_of: got height=9; expected a positive multiple of 4. To mend: resize or crop to 8"),
         ({"depth": 0}, r"Blocks: got depth=0, mlp_ratio=4; expected at least one block"),

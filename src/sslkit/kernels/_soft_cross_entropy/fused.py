@@ -46,11 +46,12 @@ def _finish(m, d, w, n, loss, saved, row, rows, live):
 
 @triton.jit
 def _target(targets, index, row, kinds, TARGETS_STEP: tl.constexpr):
-    """Where the row of targets begins, and whether there is one: an index from elsewhere reads nothing and gives NaN."""
+    """Where the row of targets begins, and whether there is one: an index from elsewhere reads the first and gives NaN."""
     q = row
     if index is not None:
         q = tl.load(index + row).to(tl.int64)
-    return targets + q * TARGETS_STEP, (q >= 0) & (q < kinds)
+    known = (q >= 0) & (q < kinds)
+    return targets + tl.where(known, q, 0) * TARGETS_STEP, known
 
 
 @triton.jit(do_not_specialize=["rows", "kinds", "share"])
@@ -106,7 +107,7 @@ def _combine(parts, loss, saved, rows, slices, SLICES: tl.constexpr, ROWS: tl.co
 def _backward(grad, logits, targets, index, saved, out, rows, kinds, grad_step, scale, inverse, K: tl.constexpr, STEP: tl.constexpr,
               TARGETS_STEP: tl.constexpr, LANES: tl.constexpr, V: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    target, known = _target(targets, index, row, kinds, TARGETS_STEP)
+    target, _ = _target(targets, index, row, kinds, TARGETS_STEP)  # lse is NaN where there is none
     k = tl.program_id(1) * (LANES * V) + tl.arange(0, LANES)[None, :] * V + tl.arange(0, V)[:, None]
     live = k < K if K % (LANES * V) != 0 else tl.full([V, LANES], True, tl.int1)
     lse, n = tl.load(saved + row), tl.load(saved + rows + row)
@@ -114,7 +115,7 @@ def _backward(grad, logits, targets, index, saved, out, rows, kinds, grad_step, 
     n *= tl.exp2(-tl.fma(lse, LOG2E, -base2) - lse * LOG2E_REST)  # again what is lost
     slope = tl.load(grad + row * grad_step) * inverse
     x = tl.load(logits + row * STEP + k, live, other=float("-inf")).to(tl.float32)
-    q = tl.load(target + k, live & known, other=0).to(tl.float32)
+    q = tl.load(target + k, live, other=0).to(tl.float32)
     gradient = slope * n * tl.exp2(x * scale - base2) - slope * q
     tl.store(out + row * K + k, gradient.to(out.dtype.element_ty), live)
 
@@ -137,6 +138,8 @@ def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: 
 def backward(grad: Tensor, logits: Tensor, targets: Tensor, index: Tensor | None, saved: Tensor, temperature: float) -> Tensor:
     """As `reference.backward`."""
     out = _launch.empty(logits, *logits.shape)
+    if not len(targets):
+        return out.fill_(math.nan)  # no row that an index could name
     if len(logits):
         logits, targets, index, constants = _read(logits, targets, index)
         _launch.launch(_backward, (len(logits), _blocks(constants)), grad, logits, targets, index, saved, out, len(logits), len(targets),
