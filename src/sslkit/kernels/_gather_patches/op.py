@@ -10,10 +10,10 @@ from torch import Tensor
 from sslkit._checks import bind_axes, wrong
 from sslkit.kernels import _choose, _launch
 from sslkit.kernels._gather_patches import cpu, reference
+from sslkit.kernels._images import axes_of, need_channel_numbers, need_images
 from sslkit.kernels._rows import need_ids
 from sslkit.patches import Order, grid_of
 
-AXES = {4: "batch channels height width", 5: "batch channels time height width"}
 PLANES = 64  # channels * tubelet of the fused version, whose loop over them is unrolled
 Numbers = list[float] | None
 
@@ -65,11 +65,9 @@ def gather_patches(images: Tensor, ids: Tensor, patch: int, *, tubelet: int = 1,
 def _check(images: Tensor, ids: Tensor, patch: int, tubelet: int, frame_stride: int, mean: Sequence[float] | None,
            std: Sequence[float] | None, order: str, out_dtype: torch.dtype | None) -> tuple[Numbers, Numbers]:  # fmt: skip
     """scale and bias of every channel; None for both where nothing is to be computed."""
-    bind_axes("gather_patches", images=(images, AXES.get(getattr(images, "ndim", 4), AXES[4])), ids=(ids, "batch kept"))
+    bind_axes("gather_patches", images=(images, axes_of(images)), ids=(ids, "batch kept"))
     need_ids("gather_patches", "ids", ids)
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise wrong("gather_patches", given=f"images of dtype {images.dtype}", expected="uint8 or a floating dtype",
-                    mend="pass the levels as uint8, or images.float()", kind=TypeError)  # fmt: skip
+    need_images("gather_patches", images)
     if out_dtype is not None and not out_dtype.is_floating_point:
         raise wrong("gather_patches", given=f"out_dtype={out_dtype}", expected="a floating dtype",
                     mend="leave it out, or pass torch.bfloat16", kind=TypeError)  # fmt: skip
@@ -78,25 +76,16 @@ def _check(images: Tensor, ids: Tensor, patch: int, tubelet: int, frame_stride: 
                     mend="use cpq for a convolution's weight, pqc for MAE's pixels")  # fmt: skip
     grid_of(tuple(images.shape[2:]), patch, tubelet=tubelet, frame_stride=frame_stride)
     channels = images.shape[1]
-    middle, spread = _numbers("mean", mean, channels, 0.0), _numbers("std", std, channels, 1.0)
+    need_channel_numbers("gather_patches", "mean", mean, channels)
+    need_channel_numbers("gather_patches", "std", std, channels)
+    middle = [0.0] * channels if mean is None else [float(m) for m in mean]
+    spread = [1.0] * channels if std is None else [float(s) for s in std]
     if 0 in spread:
         raise wrong("gather_patches", given=f"std={std}", expected="numbers other than 0", mend="pass 1 for a constant channel")
     if mean is None and std is None and images.is_floating_point():
         return None, None
     levels = 255 if images.dtype == torch.uint8 else 1
     return [1 / (levels * s) for s in spread], [-m / s for m, s in zip(middle, spread, strict=True)]
-
-
-def _numbers(name: str, numbers: Sequence[float] | None, channels: int, default: float) -> list[float]:
-    if numbers is None:
-        return [default] * channels
-    if not isinstance(numbers, Sequence):
-        raise wrong("gather_patches", given=f"{name} of type {type(numbers).__name__}", expected="a tuple of numbers, one a channel",
-                    mend=f"pass tuple({name}), read once: numbers on a GPU would have to be waited for", kind=TypeError)  # fmt: skip
-    if len(numbers) != channels:
-        raise wrong("gather_patches", given=f"{name} of {len(numbers)} numbers", expected=f"{channels}, one a channel",
-                    mend=f"pass {name} for the channels of these images")  # fmt: skip
-    return [float(number) for number in numbers]
 
 
 def _result(images: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:

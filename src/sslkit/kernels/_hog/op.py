@@ -9,9 +9,8 @@ from torch import Tensor
 from sslkit._checks import bind_axes, need_whole, wrong
 from sslkit.kernels import _choose, _launch
 from sslkit.kernels._hog import compiled, cpu, reference
+from sslkit.kernels._images import AXES, axes_of, need_images
 from sslkit.kernels._rows import need_ids
-
-AXES = {4: "batch channels height width", 5: "batch channels time height width"}
 
 
 def hog(images: Tensor, *, cell: int = 8, bins: int = 9, window: int | None = None, ids: Tensor | None = None, patch: int = 16,
@@ -65,13 +64,10 @@ def hog(images: Tensor, *, cell: int = 8, bins: int = 9, window: int | None = No
 def _check(
     images: Tensor, ids: Tensor | None, cell: int, bins: int, window: int | None, patch: int, tubelet: int, frame_stride: int
 ) -> None:
-    axes = AXES.get(getattr(images, "ndim", 4), AXES[4])
-    bind_axes("hog", images=(images, axes), **({} if ids is None else {"ids": (ids, "batch kept")}))
+    bind_axes("hog", images=(images, axes_of(images)), **({} if ids is None else {"ids": (ids, "batch kept")}))
     if ids is not None:
         need_ids("hog", "ids", ids)
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise wrong("hog", given=f"images of dtype {images.dtype}", expected="uint8 or a floating dtype",
-                    mend="pass the levels as uint8, or images.float()", kind=TypeError)  # fmt: skip
+    need_images("hog", images)
     need_whole("hog", cell=cell, bins=bins, patch=patch, tubelet=tubelet, frame_stride=frame_stride)
     if patch % cell:
         raise wrong("hog", given=f"patch={patch}, cell={cell}", expected="whole cells in a patch", mend=f"pass a patch like {2 * cell}")

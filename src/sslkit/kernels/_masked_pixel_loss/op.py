@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive, wrong
 from sslkit.kernels import _choose, _launch
-from sslkit.kernels._gather_patches.op import AXES
+from sslkit.kernels._images import axes_of, need_channel_numbers, need_images
 from sslkit.kernels._masked_pixel_loss import reference
 from sslkit.kernels._rows import need_ids, wide
 from sslkit.patches import Order, grid_of
@@ -86,13 +86,10 @@ def units(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | N
 def _check(prediction: Tensor, images: Tensor, ids: Tensor, patch: int, tubelet: int, frame_stride: int, mean: Sequence[float] | None,
            std: Sequence[float] | None, loss: str, order: str) -> None:  # fmt: skip
     where = "masked_pixel_loss"
-    axes = AXES.get(getattr(images, "ndim", 4), AXES[4])
-    sizes = bind_axes(where, prediction=(prediction, "batch kept values"), images=(images, axes), ids=(ids, "batch kept"))
+    sizes = bind_axes(where, prediction=(prediction, "batch kept values"), images=(images, axes_of(images)), ids=(ids, "batch kept"))
     need_floating(where, prediction=prediction)
     need_ids(where, "ids", ids)
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise wrong(where, given=f"images of dtype {images.dtype}", expected="uint8 or a floating dtype",
-                    mend="pass the levels as uint8, or images.float()", kind=TypeError)  # fmt: skip
+    need_images(where, images)
     for name, value, known in (("loss", loss, get_args(Loss)), ("order", order, get_args(Order))):
         if value not in known:
             raise wrong(where, given=f"{name}={value!r}", expected=" or ".join(map(repr, known)), mend=f"leave it at {known[0]!r}")
@@ -102,13 +99,8 @@ def _check(prediction: Tensor, images: Tensor, ids: Tensor, patch: int, tubelet:
         raise wrong(where, given=f"prediction {list(prediction.shape)} for images {list(images.shape)}, patch={patch}, tubelet={tubelet}",
                     expected=f"{channels * tubelet * patch**2} values a token, and at least one channel",
                     mend="predict the values of whole tokens: channels * tubelet * patch**2")  # fmt: skip
-    for name, numbers in (("mean", mean), ("std", std)):
-        if numbers is not None and not isinstance(numbers, Sequence):
-            raise wrong(where, given=f"{name} of type {type(numbers).__name__}", expected="a tuple of numbers, one a channel",
-                        mend=f"pass tuple({name}), read once: numbers on a GPU would have to be waited for", kind=TypeError)  # fmt: skip
-        if numbers is not None and len(numbers) != channels:
-            raise wrong(where, given=f"{name} of {len(numbers)} numbers", expected=f"{channels}, one a channel",
-                        mend=f"pass {name} for the channels of these images")  # fmt: skip
+    need_channel_numbers(where, "mean", mean, channels)
+    need_channel_numbers(where, "std", std, channels)
     for number in std or ():
         need_positive(where, std=number)
 
