@@ -114,7 +114,7 @@ class Target(nn.Module):
 
     def forward(self, images, second, indices, ids):
         if self.kind == "pixels":
-            return gather_tokens(normalized_pixels(images, self.patch), ids)
+            return normalized_pixels(images, self.patch, ids=ids)
         if self.words:
             return self.words(second, self.grid, ids)
         return self.cached[indices].flatten(1).to(ids.device, torch.int64).gather(1, ids)

@@ -47,7 +47,6 @@ from common import (
 from sslkit.augmentations import Compose, HorizontalFlip, RandomResizedCrop
 from sslkit.backbones import ViT
 from sslkit.distributed import global_mean
-from sslkit.kernels import gather_tokens
 from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import BlockwiseMasker, RandomMasker
 from sslkit.patches import patchify, unpatchify
@@ -100,7 +99,7 @@ class Target(nn.Module):
         if self.kind == "hog":  # raw levels: normalised ones put rounding into flat cells
             return hog(images, cell=self.patch // 2, patch=self.patch, ids=mask.ids_hidden)
         if self.kind == "pixels":
-            return gather_tokens(normalized_pixels(images, self.patch), mask.ids_hidden)
+            return normalized_pixels(images, self.patch, ids=mask.ids_hidden)
         if self.kind == "dvae":
             return self.teacher(images, mask.grid, mask.ids_hidden)
         return (pseudo_labels if self.kind == "pseudo" else features)(self.teacher, images, grid=mask.grid, ids=mask.ids_hidden)

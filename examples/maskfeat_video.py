@@ -43,7 +43,6 @@ from sslkit.backbones import ViT, adapt, maskfeat_mvit
 from sslkit.counter import permutation
 from sslkit.datasets import MOTIONS, ClipFolder, SceneVideos
 from sslkit.distributed import global_mean
-from sslkit.kernels import gather_tokens
 from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import CubeMasker, FrameMasker, TubeMasker
 from sslkit.plots import contact_sheet, curves, save_picture
@@ -127,7 +126,7 @@ class Target(nn.Module):
         if self.kind == "hog":
             return hog(clips, cell=self.patch // 2, patch=self.patch, tubelet=TUBELET, ids=mask.ids_hidden)
         if self.kind == "pixels":
-            return gather_tokens(normalized_pixels(clips, self.patch, frame_stride=TUBELET), mask.ids_hidden)
+            return normalized_pixels(clips, self.patch, frame_stride=TUBELET, ids=mask.ids_hidden)
         if self.kind == "dvae":
             frames = clips[:, :, ::TUBELET].transpose(1, 2)  # [batch, time, 3, height, width]
             return self.teacher(frames.flatten(0, 1), mask.grid[1:]).view(len(clips), -1).gather(1, mask.ids_hidden)

@@ -54,6 +54,22 @@ def test_clips_and_orders(generator):
     torch.testing.assert_close(reordered, normalized_pixels(clips, 2, tubelet=2))
 
 
+@proves(NAME, "property")
+@pytest.mark.parametrize("order", ["pqc", "cpq"])
+@pytest.mark.parametrize("kind", ["uint8", "float64", "float16"])
+def test_some_tokens_are_rows_of_all_whatever_stands_in_the_others(kind, order, generator):
+    clips = torch.rand(2, 3, 8, 4, 6, generator=generator, dtype=torch.float64)
+    clips = (clips * 255).to(torch.uint8) if kind == "uint8" else clips.to(getattr(torch, kind))
+    options = {"tubelet": 2, "frame_stride": 2, "order": order, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.5)}
+    ids = torch.tensor([[5, 0, 2], [1, 1, 11]])
+    rows = normalized_pixels(clips, 2, **options).gather(1, ids[..., None].expand(-1, -1, 24))
+    torch.testing.assert_close(normalized_pixels(clips, 2, **options, ids=ids), rows, rtol=0, atol=1e-4)
+    if kind == "float64":
+        clips[:, :, 4:, :2, :2] = torch.nan  # token 6 of both, which nobody asked for
+        torch.testing.assert_close(normalized_pixels(clips, 2, **options, ids=ids), rows, rtol=0, atol=1e-12)
+    assert normalized_pixels(clips, 2, **options, ids=ids[:, :0]).shape == (2, 0, 24)
+
+
 @proves(NAME, "half")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bit_images_are_standardised_in_float32(dtype, generator):
@@ -68,6 +84,8 @@ def test_errors():
         normalized_pixels(images, 3)
     with pytest.raises(ValueError, match="normalized_pixels: got std of 2 numbers; expected 3, one a channel. To mend"):
         normalized_pixels(images, 4, std=(1, 1))
+    with pytest.raises(IndexError):
+        normalized_pixels(images, 4, ids=torch.tensor([[4]]))
 
 
 BACK = "targets.unnormalized_pixels"

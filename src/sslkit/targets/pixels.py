@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
+from sslkit.kernels import gather_patches
 from sslkit.patches import Order, patchify
 
 
 def normalized_pixels(images: Tensor, patch: int, *, tubelet: int = 1, frame_stride: int = 1, order: Order = "pqc",
-                      mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:  # fmt: skip
+                      mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                      ids: Tensor | None = None) -> Tensor:  # fmt: skip
     """The values of every token, less their mean, over their standard deviation.
 
         v = patchify(images)[b, n]                           F values
@@ -25,16 +27,18 @@ def normalized_pixels(images: Tensor, patch: int, *, tubelet: int = 1, frame_str
         order: of the values in a token, see `sslkit.patches.patchify`.
         mean: per channel, subtracted first; the 1e-6 is in the units that result.
         std: per channel, divided by after `mean`.
+        ids: [batch, kept], int64 or int32: only these tokens, `mask.ids_hidden` say; nothing else is read. The same values to rounding.
 
     Returns:
-        [batch, tokens, F], float32 or wider, no gradient. A constant token, and one of a single value, is 0.
+        [batch, tokens or kept, F], float32 or wider, no gradient. A constant token, and one of a single value, is 0.
 
     Raises:
         ValueError: a size is no multiple of patch or tubelet, or mean and std do not have one number a channel.
+        IndexError: an id is outside the grid, as in `kernels.gather_patches`.
 
     Source: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", sec. 3, "Reconstruction target".
     """
-    tokens, mean_of, variance = _moments("normalized_pixels", images, patch, tubelet, frame_stride, order, mean, std)
+    tokens, mean_of, variance = _moments("normalized_pixels", images, patch, tubelet, frame_stride, order, mean, std, ids)
     return (tokens - mean_of) * (variance + 1e-6).rsqrt()
 
 
@@ -78,22 +82,31 @@ def unnormalized_pixels(prediction: Tensor, images: Tensor, patch: int, *, tubel
     return values
 
 
-def _moments(where: str, images: Tensor, patch: int, tubelet: int, frame_stride: int, order: Order,
-             mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The values of every token [batch, tokens, F], and their mean and unbiased variance [batch, tokens, 1]."""
+def _moments(where: str, images: Tensor, patch: int, tubelet: int, frame_stride: int, order: Order, mean: Sequence[float] | None,
+             std: Sequence[float] | None, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The values of every token, or of those in `ids`, [batch, tokens, F], and their mean and unbiased variance [batch, tokens, 1]."""
     wide = torch.promote_types(images.dtype, torch.float32) if images.is_floating_point() else torch.float32
-    values = images.detach().to(wide)
-    if images.dtype == torch.uint8:
-        values = values / 255
     for name, numbers in (("mean", mean), ("std", std)):
-        if numbers is None:
-            continue
-        if len(numbers) != images.shape[1]:
+        if numbers is not None and len(numbers) != images.shape[1]:
             raise wrong(where, given=f"{name} of {len(numbers)} numbers", expected=f"{images.shape[1]}, one a channel",
                         mend=f"pass {name} for the channels of these images")  # fmt: skip
-        shaped = torch.tensor(numbers, dtype=wide, device=images.device).view(-1, *[1] * (images.ndim - 2))
-        values = values - shaped if name == "mean" else values / shaped
-    tokens = patchify(values, patch, tubelet=tubelet, frame_stride=frame_stride, order=order)
+    cut = {"tubelet": tubelet, "frame_stride": frame_stride, "order": order}
+    if ids is not None:
+        tokens = gather_patches(images.detach(), ids, patch, mean=mean, std=std, out_dtype=wide, **cut)
+    else:
+        values = images.detach().to(wide)
+        if images.dtype == torch.uint8:
+            values = values / 255
+        if mean is not None:
+            values = values - _by_channel(mean, values)
+        if std is not None:
+            values = values / _by_channel(std, values)
+        tokens = patchify(values, patch, **cut)
     mean_of = tokens.mean(dim=-1, keepdim=True)
     variance = (tokens - mean_of).square().sum(dim=-1, keepdim=True) / max(tokens.shape[-1] - 1, 1)
     return tokens, mean_of, variance
+
+
+def _by_channel(numbers: Sequence[float], values: Tensor) -> Tensor:
+    """[channels, 1, ...], to meet values [batch, channels, ...]."""
+    return torch.tensor(numbers, dtype=values.dtype, device=values.device).view(-1, *[1] * (values.ndim - 2))
