@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,11 +45,12 @@ from sslkit.counter import permutation
 from sslkit.datasets import MOTIONS, ClipFolder, SceneVideos
 from sslkit.distributed import global_mean
 from sslkit.losses import masked_cross_entropy, masked_mse
-from sslkit.maskers import CubeMasker, FrameMasker, TubeMasker
+from sslkit.maskers import BlockwiseMasker, CubeMasker, FrameMasker, TubeMasker
 from sslkit.plots import contact_sheet, curves, save_picture
 from sslkit.targets import features, hog, normalized_pixels
 
 TUBELET = 2  # frames of a token, of which the first is predicted
+MASKERS = {"cube": CubeMasker, "tube": partial(TubeMasker, spatial=BlockwiseMasker(min_patches=4)), "frame": FrameMasker}
 
 
 def parse(arguments=None):
@@ -154,7 +156,7 @@ def build(options, device):
         encoder = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, tubelet=TUBELET, frames=options.frames)
     teacher = Teacher(options.teacher, 3, False) if options.target == "features" else None
     target = Target(options.target, options.patch, Words(options.dvae, 3) if options.target == "dvae" else teacher)
-    masker = {"cube": CubeMasker, "tube": TubeMasker, "frame": FrameMasker}[options.mask](options.ratio)
+    masker = MASKERS[options.mask](options.ratio)
     return MaskFeat(encoder, target.values).to(device), target.to(device), masker
 
 
@@ -202,7 +204,7 @@ def main(arguments=None):
         controls = measure(model, data, shapes, device)
         train(options, run, data, model, target, masker, group, device)
         if rank == 0:
-            report(options, run, data, shapes, model, masker, device, controls)
+            report(options, run, data, shapes, model, device, controls)
 
 
 def measure(model, data, shapes, device):
@@ -213,33 +215,32 @@ def measure(model, data, shapes, device):
     return found | ({} if shapes is None else {f"shape_{name}": value for name, value in scores(encoder, shapes, test, device).items()})
 
 
-def report(options, run, data, shapes, model, masker, device, controls):
-    """Scores of the frozen features beside the random network's, and clips under their masks."""
+def report(options, run, data, shapes, model, device, controls):
+    """Scores of the frozen features beside the random network's, and clips under all masks."""
     found = measure(model, data, shapes, device)
     run.finish(**{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     for name in found:
         print(f"{name:18} {controls[name]:5.1f} -> {found[name]:5.1f} %")
     if shapes is not None:
         print(f"chance: motion {100 / len(MOTIONS):.1f}, shape {100 / (int(shapes.test_labels.max()) + 1):.1f}")
-    clips = data.test[:3].to(device)
-    mask = masker.for_indices(torch.arange(len(clips)), model.encoder.base, seed=options.seed, device=device)
-    print(save_picture(strips(clips, mask), options.out / "masks.png"))
+    print(save_picture(strips(data.test[:2], model.encoder.base, options), options.out / "masks.png"))
     log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
     loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
     print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
 
 
-def strips(clips, mask):
-    """Each clip twice, its frames side by side: as it is, and as the network sees it."""
-    time = clips.shape[2]
-    factors = [size // steps for size, steps in zip(clips.shape[2:], mask.grid, strict=True)]
-    hidden = mask.mask.view(-1, 1, *mask.grid)
-    for axis, factor in enumerate(factors, start=2):
-        hidden = hidden.repeat_interleave(factor, dim=axis)
-    rows = torch.stack([clips, clips.masked_fill(hidden, 127)], dim=1).transpose(2, 3)  # [clips, 2, time, 3, size, size]
-    factor = math.ceil(64 / clips.shape[-1])
-    frames = rows.flatten(0, 2).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    return contact_sheet(frames.cpu(), columns=time)
+def strips(clips, grid, options):
+    """Each clip, its frames side by side, as it is and as a network sees it under cubes, tubes and frames."""
+    batch, _, time, height, width = clips.shape
+    rows = {"clip": torch.zeros(batch, *clips.shape[2:], dtype=torch.bool)}
+    for name, masker in MASKERS.items():
+        hidden = masker(options.ratio).for_indices(torch.arange(batch), grid, seed=options.seed).mask.view(batch, 1, *grid)
+        rows[name] = functional.interpolate(hidden.float(), size=(time, height, width))[:, 0].bool()  # [batch, time, height, width]
+    seen = torch.stack([clips.masked_fill(hidden[:, None], 127) for hidden in rows.values()], dim=1)
+    frames = seen.transpose(2, 3).flatten(0, 2)  # [batch * rows * time, 3, height, width]
+    factor = math.ceil(64 / width)
+    titles = [name if t == 0 else "" for _ in range(batch) for name in rows for t in range(time)]
+    return contact_sheet(frames.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3), columns=time, titles=titles)
 
 
 if __name__ == "__main__":
