@@ -15,16 +15,26 @@ import torch
 from sslkit.backbones import convnet_small
 from sslkit.kernels import masked_pixel_loss
 from sslkit.losses import (
+    barlow_twins_loss,
+    byol_loss,
+    deepcluster_loss,
     dino_loss,
     dino_mse_loss,
     hard_distillation_loss,
     masked_cross_entropy,
     masked_mse,
+    nce_loss,
+    nce_normalizer,
     nt_xent,
+    simsiam_loss,
     sinkhorn_knopp,
     soft_distillation_loss,
+    spherical_kmeans,
+    swav_codes,
+    swav_loss,
+    vicreg_loss,
 )
-from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder
+from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder, Prototypes
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
@@ -71,8 +81,21 @@ def _dino_head():
     return head
 
 
+def _itself(loss):
+    return loss
+
+
+def _scores(generator):
+    return (torch.randn(1, 3, 2, 6, generator=generator),)
+
+
 def _distilled(loss):
     return partial(loss, teacher_logits=torch.linspace(-2, 2, 42).view(7, 6).cos())
+
+
+def _prototypes():
+    torch.manual_seed(0)
+    return Prototypes(6, 5)
 
 
 def _convnet():
@@ -159,6 +182,24 @@ COMPONENTS = [
         for loss in (soft_distillation_loss, hard_distillation_loss)
     ),
     Component("losses.koleo_loss", "loss", absent={"worlds": NO_GROUP}),
+    *(
+        Component(f"losses.{loss.__name__}", "loss", partial(_itself, loss), _two_views, ("compile", "half", "pickle"))
+        for loss in (byol_loss, simsiam_loss)
+    ),
+    *(
+        Component(
+            f"losses.{loss.__name__}", "loss", partial(_itself, loss), _two_views, ("gradcheck", "worlds", "compile", "half", "pickle")
+        )
+        for loss in (barlow_twins_loss, vicreg_loss)
+    ),
+    Component("losses.swav_codes", "loss", lambda: swav_codes, _students, ("pickle",), {"gradcheck": TEACHERS}),
+    Component("losses.swav_loss", "loss", lambda: partial(swav_loss, codes=_targets()), _students, ("pickle",)),
+    Component(
+        "losses.deepcluster_loss", "loss", lambda: partial(deepcluster_loss, assignments=torch.tensor([[2, -1]])), _scores, ("pickle",)
+    ),
+    Component("losses.spherical_kmeans", "evaluation", lambda: partial(spherical_kmeans, centroids=torch.eye(6)[:3]), _rows, ("pickle",)),
+    Component("losses.nce_loss", "loss", lambda: partial(nce_loss, normalizer=9.0, size=9), _rows, ("pickle",), {"worlds": NO_GROUP}),
+    Component("losses.nce_normalizer", "evaluation", lambda: partial(nce_normalizer, size=9), _rows, ("pickle",)),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
     Component("maskers.RandomMasker", "masker"),
     Component("maskers.GridMasker", "masker", absent={"golden": "it is not in the official repository"}),
@@ -230,6 +271,15 @@ COMPONENTS = [
         ("compile", "half", "pickle"),
         {"gradcheck": TEACHERS},
     ),
+    Component(
+        "modules.Prototypes",
+        "module",
+        _prototypes,
+        _rows,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"golden": ALONE, "worlds": NO_GROUP},
+    ),
+    Component("modules.MemoryBank", "module"),
     Component("modules.encode_views", "stem"),
     Component(
         "backbones.convnet_small",
@@ -284,7 +334,7 @@ COMPONENTS = [
     *(Component(f"optim.{name}", "stem") for name in ("layer_decay_groups", "dino_groups", "clip_each", "drop_gradients")),
     *(Component(f"counter.{name}", "stem") for name in ("uniforms", "keys", "uniform")),
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
-    *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows")),
+    *(Component(f"distributed.{name}", "stem") for name in ("all_sum", "gather", "global_mean", "mean_rows")),
     Component("plots.attention_sheet", "plot"),
     Component("plots.contact_sheet", "plot"),
     Component("plots.hog_glyphs", "plot"),

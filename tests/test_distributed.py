@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sslkit.distributed import gather, global_mean, mean_rows, world_size
+from sslkit.distributed import all_sum, gather, global_mean, mean_rows, world_size
 from sslkit.testing import proves, run_in_processes
 
 BLOCKS = [torch.arange(6.0).view(3, 2), torch.empty(0, 2), -torch.ones(2, 2)]
@@ -34,6 +34,24 @@ def test_gather_keeps_rank_order_and_sums_gradients(world):
         start += len(block)
 
 
+def sum_here(blocks, *, group):
+    x = blocks[dist.get_rank(group)].sum(dim=0).requires_grad_()
+    total = all_sum(x, group)
+    (total.square() * (1 + dist.get_rank(group))).sum().backward()
+    return total.detach(), x.grad
+
+
+@proves("distributed.all_sum", "loop", "worlds", "property")
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_sum_over_processes_sums_gradients_too(world):
+    blocks = BLOCKS[:world]
+    expected = torch.cat(blocks).sum(dim=0)
+    for total, gradient in run_in_processes(sum_here, world, blocks):
+        assert torch.equal(total, expected)
+        assert torch.equal(gradient, 2 * expected * sum(range(1, world + 1)))
+    assert all_sum(expected) is expected
+
+
 def means_here(blocks, *, group):
     x = blocks[dist.get_rank(group)]
     return mean_rows(x, group), global_mean(x.sum(), sum(len(b) for b in blocks), group), world_size(group)
@@ -61,11 +79,13 @@ def test_alone_nothing_is_sent():
     assert mean_rows(torch.empty(0, 2, dtype=torch.float16)).dtype == torch.float32
 
 
+@proves("distributed.all_sum", "errors")
 @proves("distributed.gather", "errors")
 @proves("distributed.global_mean", "errors")
 @proves("distributed.mean_rows", "errors")
 def test_a_group_that_is_none():
     for call in (
+        lambda: all_sum(torch.ones(1), "world"),
         lambda: gather(torch.ones(1), "world"),
         lambda: global_mean(torch.ones(()), 1, "world"),
         lambda: mean_rows(torch.ones(1, 1), "w"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 
-__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "row_count", "world_size"]
+__all__ = ["Gathered", "all_sum", "gather", "global_mean", "mean_rows", "row_count", "world_size"]
 
 Group = dist.ProcessGroup
 
@@ -52,6 +52,18 @@ def gather(x: Tensor, group: Group | None = None) -> Gathered:
     counts = _row_counts(x.shape[0], group)
     rank = dist.get_rank(group)
     return Gathered(_Gather.apply(x, group, counts, rank), sum(counts[:rank]), counts)
+
+
+def all_sum(x: Tensor, group: Group | None = None) -> Tensor:
+    """The sum of x over all ranks, with gradient, which is summed over ranks, too.
+
+    A loss that every rank computes from such sums has the contract's value, and its autograd path: W times the gradient of one process.
+    """
+    if group is None:
+        return x
+    _need_group(group)
+    out: Tensor = _AllSum.apply(x, group)
+    return out
 
 
 def global_mean(loss_sum: Tensor, total: int, group: Group | None = None) -> Tensor:
@@ -99,6 +111,21 @@ class _Gather(torch.autograd.Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
         return total[ctx.start : ctx.start + ctx.rows], None, None, None
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 def _row_counts(rows: int, group: Group) -> tuple[int, ...]:

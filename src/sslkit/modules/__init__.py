@@ -1,9 +1,11 @@
 """Parts of a method that own tensors."""
 
 from sslkit.modules.dino_head import DINOHead
+from sslkit.modules.memory_bank import MemoryBank
 from sslkit.modules.momentum import MomentumEncoder
 from sslkit.modules.predictors import MLPPredictor
 from sslkit.modules.projectors import MLPProjector
+from sslkit.modules.prototypes import Prototypes
 from sslkit.modules.views import encode_views
 
-__all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MomentumEncoder", "encode_views"]
+__all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MemoryBank", "MomentumEncoder", "Prototypes", "encode_views"]

@@ -90,9 +90,9 @@ def _moments(where: str, images: Tensor, patch: int, tubelet: int, frame_stride:
         if numbers is not None and len(numbers) != images.shape[1]:
             raise wrong(where, given=f"{name} of {len(numbers)} numbers", expected=f"{images.shape[1]}, one a channel",
                         mend=f"pass {name} for the channels of these images")  # fmt: skip
-    cut = {"tubelet": tubelet, "frame_stride": frame_stride, "order": order}
     if ids is not None:
-        tokens = gather_patches(images.detach(), ids, patch, mean=mean, std=std, out_dtype=wide, **cut)
+        tokens = gather_patches(images.detach(), ids, patch, tubelet=tubelet, frame_stride=frame_stride, order=order, mean=mean, std=std,
+                                out_dtype=wide)  # fmt: skip
     else:
         values = images.detach().to(wide)
         if images.dtype == torch.uint8:
@@ -101,7 +101,7 @@ def _moments(where: str, images: Tensor, patch: int, tubelet: int, frame_stride:
             values = values - _by_channel(mean, values)
         if std is not None:
             values = values / _by_channel(std, values)
-        tokens = patchify(values, patch, **cut)
+        tokens = patchify(values, patch, tubelet=tubelet, frame_stride=frame_stride, order=order)
     mean_of = tokens.mean(dim=-1, keepdim=True)
     variance = (tokens - mean_of).square().sum(dim=-1, keepdim=True) / max(tokens.shape[-1] - 1, 1)
     return tokens, mean_of, variance

@@ -1,0 +1,70 @@
+"""Every picture a class of its own, against a bank of all pictures: noise-contrastive estimation (InstDist)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sslkit._checks import bind_axes, need_floating, need_positive, need_whole
+
+
+def nce_loss(similarity: Tensor, normalizer: Tensor | float, size: int, *, temperature: float = 0.07) -> Tensor:
+    """Noise-contrastive estimation: is this row of the bank the picture's own, or one of m drawn at random?
+
+        P[b, k] = exp(similarity[b, k] / temperature) / normalizer                    k = 0: its own, 1..m: drawn
+        loss = mean over b of  - log( P[b, 0] / (P[b, 0] + m / size) )  -  sum over k > 0 of log( (m / size) / (P[b, k] + m / size) )
+
+    computed as logistic regression on log P - log(m / size), which neither overflows nor needs the authors' 1e-7.
+
+    Args:
+        similarity: [batch, 1 + drawn], cosines of a projection and rows of the bank, its own first; floating.
+        normalizer: above 0, the sum over the bank of exp(similarity / temperature), estimated once: `nce_normalizer` of the first step.
+        size: pictures in the bank.
+        temperature: above 0.
+
+    Returns:
+        Scalar, float32 or wider, at least 0. 0 for an empty batch.
+
+    Raises:
+        ValueError: the axes, no drawn row, a temperature or size that is not positive.
+        TypeError: not floating.
+
+    Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", eq. 3 to 7.
+    """
+    batch, candidates = bind_axes("nce_loss", similarity=(similarity, "batch candidates")).values()
+    need_floating("nce_loss", similarity=similarity)
+    need_positive("nce_loss", temperature=temperature)
+    need_whole("nce_loss", size=size, drawn=candidates - 1)
+    wide = torch.promote_types(similarity.dtype, torch.float32)
+    total = normalizer.to(wide).log() if isinstance(normalizer, Tensor) else math.log(normalizer)
+    odds = similarity.to(wide) / temperature - total - math.log((candidates - 1) / size)  # log of P over m / size
+    own, drawn = odds[:, 0], odds[:, 1:]
+    loss: Tensor = (torch.nn.functional.softplus(-own).sum() + torch.nn.functional.softplus(drawn).sum()) / max(batch, 1)
+    return loss
+
+
+@torch.no_grad()
+def nce_normalizer(similarity: Tensor, size: int, *, temperature: float = 0.07) -> Tensor:
+    """The authors' estimate of NCE's normalising constant, made at the first step and kept.
+
+        normalizer = size * mean over b, k of exp(similarity[b, k] / temperature)
+
+    Args:
+        similarity: [batch, 1 + drawn], as `nce_loss` takes it; floating.
+        size: pictures in the bank.
+        temperature: above 0.
+
+    Returns:
+        Scalar, float32 or wider.
+
+    Raises:
+        ValueError: the axes, an empty batch, a temperature or size that is not positive.
+        TypeError: not floating.
+
+    Source: Wu et al. 2018, eq. 8.
+    """
+    batch, candidates = bind_axes("nce_normalizer", similarity=(similarity, "batch candidates")).values()
+    need_floating("nce_normalizer", similarity=similarity)
+    need_positive("nce_normalizer", temperature=temperature)
+    need_whole("nce_normalizer", size=size, values=batch * candidates)
+    return size * (similarity.to(torch.promote_types(similarity.dtype, torch.float32)) / temperature).exp().mean()

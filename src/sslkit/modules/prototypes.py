@@ -1,0 +1,51 @@
+"""Prototypes on the unit sphere (SwAV)."""
+
+import torch
+from torch import Tensor, nn
+
+from sslkit._checks import bind_axes, need_floating, need_whole
+
+
+class Prototypes(nn.Module):
+    """Cosines of embeddings and learned prototypes.
+
+        scores = unit(z) @ weight.T                 weight has unit rows after `normalize`
+
+    The authors put the rows back on the sphere before every step, outside the graph; here the training loop does it by `normalize()`,
+    and freezes them for the first steps with `sslkit.optim.drop_gradients(model, "prototypes")`.
+
+    Args:
+        dim: of the embeddings.
+        count: of the prototypes; 3000 in the paper.
+
+    Shape:
+        z [..., dim] -> [..., count], in the autocast or z's dtype.
+
+    Raises:
+        ValueError: dim or count below 1, or z of another dim.
+        TypeError: z is not floating.
+
+    Source: Caron et al. 2020 (SwAV), sec. 3.1 and the authors' code.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        need_whole("Prototypes", dim=dim, count=count)
+        self.dim, self.count = dim, count
+        self.weight = nn.Parameter(torch.empty(count, dim))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # nn.Linear's, as in the authors' code
+        self.normalize()
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Puts the rows of `weight` back on the sphere: to be called once before every step."""
+        self.weight.copy_(nn.functional.normalize(self.weight, dim=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        bind_axes("Prototypes", z=(z, "... dim"), weight=(self.weight, "count dim"))
+        need_floating("Prototypes", z=z)
+        wide = torch.promote_types(z.dtype, torch.float32)
+        return nn.functional.linear(nn.functional.normalize(z.to(wide), dim=-1).to(z.dtype), self.weight.to(z.dtype))
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, {self.count}"

@@ -1,0 +1,108 @@
+"""The memory bank: official numbers, the loop, resumed, equal on every process."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from sslkit.modules import MemoryBank
+from sslkit.testing import compiles, pickles, proves, run_in_processes
+
+NAME = "modules.MemoryBank"
+
+
+def bank(size=9, dim=4, **options):
+    return MemoryBank(size, dim, generator=torch.Generator().manual_seed(0), **options)
+
+
+@proves(NAME, "golden")
+def test_official_similarities_and_update(golden):
+    g = golden("memory_bank")
+    x, memory = g.tensor("x"), g.tensor("memory")
+    got = MemoryBank(*memory.shape, momentum=g.number("momentum"))
+    got.rows.copy_(memory)
+    torch.testing.assert_close(got(x, g.tensor("idx")) / g.number("temperature"), g.tensor("logits"), rtol=1e-5, atol=1e-5)
+    got.update(g.tensor("y"), x)
+    torch.testing.assert_close(got.rows, g.tensor("memory_after"), rtol=1e-5, atol=1e-6)
+
+
+@proves(NAME, "loop", "property")
+@given(batch=st.integers(0, 5), momentum=st.floats(0, 1), drawn=st.integers(1, 6), seed=st.integers(0, 99))
+def test_equals_the_loop(batch, momentum, drawn, seed):
+    generator = torch.Generator().manual_seed(seed)
+    got = bank(momentum=momentum)
+    indices, z = torch.randperm(9, generator=generator)[:batch], torch.randn(batch, 4, generator=generator)
+    candidates = got.candidates(indices, drawn, generator=generator)
+    assert torch.equal(candidates[:, 0], indices)
+    assert candidates.shape == (batch, 1 + drawn)
+    assert ((candidates >= 0) & (candidates < 9)).all()
+    expected = got.rows.clone()
+    similarity = got(z, candidates)
+    for b in range(batch):
+        for k in range(1 + drawn):
+            torch.testing.assert_close(similarity[b, k], functional.normalize(z[b], dim=0) @ expected[candidates[b, k]])
+    for b, i in enumerate(indices.tolist()):
+        expected[i] = functional.normalize(momentum * expected[i] + (1 - momentum) * functional.normalize(z[b], dim=0), dim=0)
+    got.update(indices, z)
+    torch.testing.assert_close(got.rows, expected)
+
+
+@proves(NAME, "property", "gradcheck", "half")
+def test_gradient_flows_into_the_embedding_alone_and_survives_an_update(generator):
+    got = bank().double()
+    z, indices = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True), torch.arange(3)
+    candidates = got.candidates(indices, 5, generator=generator)
+    similarity = got(z, candidates)
+    (before,) = torch.autograd.grad(similarity.sum(), z, retain_graph=True)
+    got.update(indices, z)
+    (after,) = torch.autograd.grad(similarity.sum(), z)
+    assert torch.equal(before, after)
+    assert torch.autograd.gradcheck(lambda z: got(z, candidates), z)
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow, plain = z.detach().to(dtype), bank()
+        assert torch.equal(plain(narrow, candidates), plain(narrow.float(), candidates))
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(plain(narrow, candidates), plain(narrow.float(), candidates))
+
+
+@proves(NAME, "resume", "pickle", "compile")
+def test_a_resumed_bank_goes_on_exactly(generator):
+    one, other = bank(), MemoryBank(9, 4)
+    z = torch.randn(2, 3, 4, generator=generator)
+    one.update(torch.tensor([1, 2, 3]), z[0])
+    other.load_state_dict(one.state_dict())
+    for each in (one, other):
+        each.update(torch.tensor([3, 4, 5]), z[1])
+    assert torch.equal(one.rows, other.rows)
+    inputs = (z[0], torch.tensor([[0, 1], [2, 3], [4, 5]]))
+    pickles(bank(), inputs)
+    compiles(bank(), inputs)
+
+
+def rank_update(indices, z, *, group):
+    got, rank = bank(), torch.distributed.get_rank(group)
+    got.update(indices[rank], z[rank], group)
+    return got.rows
+
+
+@proves(NAME, "worlds")
+@pytest.mark.parametrize("cut", [[2, 4], [1, 0, 5]])
+def test_the_banks_of_all_processes_stay_equal(cut, generator):
+    indices, z = torch.randperm(9, generator=generator)[:6], torch.randn(6, 4, generator=generator)
+    whole = bank()
+    whole.update(indices, z)
+    for rows in run_in_processes(rank_update, len(cut), indices.split(cut), z.split(cut)):
+        assert torch.equal(rows, whole.rows)
+
+
+@proves(NAME, "errors")
+def test_errors():
+    with pytest.raises(ValueError, match=r"MemoryBank: got momentum=1.5; expected momentum in \[0, 1\]"):
+        MemoryBank(3, 2, momentum=1.5)
+    with pytest.raises(ValueError, match="MemoryBank: got size=0"):
+        MemoryBank(0, 2)
+    with pytest.raises(ValueError, match=r"MemoryBank: got rows \[9, 4\] with dim=4; expected dim=5 as in z"):
+        bank()(torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"MemoryBank.update: got z of dtype torch.int64"):
+        bank().update(torch.arange(2), torch.zeros(2, 4, dtype=torch.int64))
