@@ -11,7 +11,7 @@ METRICS = {
     "shape_linear_after": "the shape by a linear probe",
     "shape_knn_after": "the shape by k-NN",
 }
-CLIPS = {"data": "scenes:easy", "steps": 1000}
+CLIPS = {"data": "scenes:easy", "steps": 700}
 ARMS = {
     "HOG, cubes": CLIPS,
     "untrained": {**CLIPS, "steps": 1, "lr": 0.0},

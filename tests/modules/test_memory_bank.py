@@ -48,6 +48,16 @@ def test_equals_the_loop(batch, momentum, drawn, seed):
     torch.testing.assert_close(got.rows, expected)
 
 
+@proves(NAME, "property")
+def test_draws_of_a_picture_do_not_depend_on_its_batch():
+    got, indices = bank(size=1000), torch.tensor([7, 3, 500])
+    whole = got.candidates(indices, 200, seed=1, epoch=2)
+    parts = [got.candidates(indices[part], 200, seed=1, epoch=2) for part in (slice(0, 1), slice(1, 3))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(got.candidates(indices, 200, seed=1, epoch=3), whole)
+    assert 400 < whole[:, 1:].float().mean() < 600
+
+
 @proves(NAME, "property", "gradcheck", "half")
 def test_gradient_flows_into_the_embedding_alone_and_survives_an_update(generator):
     got = bank().double()

@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from sslkit._checks import bind_axes, need_between, need_floating, need_whole
+from sslkit.counter import uniforms
 from sslkit.distributed import Group, gather
+
+_SLOT = 1 << 20  # the first slot of these draws, beyond those of the picture's views
 
 
 class MemoryBank(nn.Module):
@@ -35,14 +38,18 @@ class MemoryBank(nn.Module):
         rows = torch.randn(size, dim, generator=generator, device=None if generator is None else generator.device)
         self.register_buffer("rows", nn.functional.normalize(rows, dim=1))  # persistent: a resumed run goes on from here
 
-    def candidates(self, indices: Tensor, drawn: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def candidates(self, indices: Tensor, drawn: int, *, generator: torch.Generator | None = None, seed: int | None = None,
+                   epoch: int = 0) -> Tensor:  # fmt: skip
         """Numbers of rows [batch, 1 + drawn]: each picture's own, then `drawn` of all at random, with replacement.
 
-        Its own may be among those, too. The generator lives on the bank's device.
+        Its own may be among those, too. With `seed`, the draws are a function of (seed, epoch, picture), whatever the batch; else they
+        come from `generator`, on the bank's device.
         """
         bind_axes("MemoryBank.candidates", indices=(indices, "batch"))
         need_whole("MemoryBank.candidates", drawn=drawn)
-        others = torch.randint(len(self.rows), (len(indices), drawn), generator=generator, device=self.rows.device)
+        source = {"generator": generator} if seed is None else {"indices": indices, "seed": seed, "epoch": epoch, "offset": _SLOT}
+        u = uniforms(len(indices), drawn, device=self.rows.device, **source)
+        others = (u * len(self.rows)).long().clamp(max=len(self.rows) - 1)  # float32: even up to 2^24 pictures
         return torch.cat([indices[:, None].to(others), others], dim=1)
 
     def forward(self, z: Tensor, candidates: Tensor) -> Tensor:
