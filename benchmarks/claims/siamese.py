@@ -1,0 +1,31 @@
+"""The baselines of the tables on generated pictures: each against no training. Rows share the untrained runs."""
+
+from functools import partial
+
+from benchmarks.claims._example import run_example
+from benchmarks.claims.claim import Claim
+
+METRICS = ("linear_after", "knn_after", "few_shot_after")
+PAPERS = {
+    "byol": ("BYOL", "Grill et al. 2020", "74.3"),
+    "simsiam": ("SimSiam", "Chen & He 2021", "71.3"),
+    "swav": ("SwAV", "Caron et al. 2020", "71.8"),
+    "deepcluster": ("DeepCluster v2", "Caron et al. 2020", "75.2 (multi-crop)"),
+    "barlow": ("Barlow Twins", "Zbontar et al. 2021", "73.2"),
+    "vicreg": ("VICReg", "Bardes et al. 2022", "73.2"),
+    "instdist": ("InstDist", "Wu et al. 2018", "54.0"),
+    "cmc": ("CMC", "Tian et al. 2020", "66.2"),
+}
+
+
+def arms(method: str) -> dict[str, dict[str, object]]:
+    """CMC has two networks, and so an untrained pair of its own."""
+    untrained: dict[str, object] = {"steps": 1, "lr": 0.0, **({"method": "cmc"} if method == "cmc" else {})}
+    return {method: {"steps": 400, "method": method}, "untrained pair" if method == "cmc" else "untrained": untrained}
+
+
+CLAIMS = [
+    Claim(f"siamese-{method}", f"{name} beats no training, by a linear probe", paper, f"{number} linear, ImageNet", arms(method),
+          "linear_after", (method, list(arms(method))[1]), partial(run_example, "siamese"), log="siamese", metrics=METRICS, quick={"steps": 20})
+    for method, (name, paper, number) in PAPERS.items()
+]  # fmt: skip
