@@ -26,6 +26,7 @@ def arms(method: str) -> dict[str, dict[str, object]]:
 
 CLAIMS = [
     Claim(f"siamese-{method}", f"{name} beats no training, by a linear probe", paper, f"{number} linear, ImageNet", arms(method),
-          "linear_after", (method, list(arms(method))[1]), partial(run_example, "siamese"), log="siamese", metrics=METRICS, quick={"steps": 20})
+          "linear_after", (method, list(arms(method))[1]), partial(run_example, "siamese"), log="siamese", metrics=METRICS,
+          quick={"steps": 20})
     for method, (name, paper, number) in PAPERS.items()
 ]  # fmt: skip
