@@ -308,6 +308,16 @@ COMPONENTS = [
     _augmentation("dino"),
     _augmentation("simclr"),
     _augmentation("supervised"),
+    *(
+        Component(f"saliency.{name}", "augmentation", absent={"compile": "how many regions there are is read from their labels"})
+        for name in ("geodesic_saliency", "markov_chain_saliency", "robust_background_saliency")
+    ),
+    Component("saliency.superpixels", "augmentation", absent={"compile": "it runs in a loader, once a picture", "golden": NO_NUMBERS}),
+    *(
+        Component(f"saliency.{name}", "evaluation", absent={"golden": NO_NUMBERS})
+        for name in ("class_activation_map", "gradient_saliency", "attention_saliency")
+    ),
+    *(Component(f"evaluation.{name}", "evaluation") for name in ("f_beta", "mean_absolute_error")),
     Component("evaluation.knn_classify", "evaluation"),
     Component("evaluation.attention_masks", "evaluation"),
     Component("evaluation.jaccard", "evaluation", absent={"half": "it takes masks and labels alone"}),

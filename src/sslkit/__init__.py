@@ -22,6 +22,7 @@ _MODULES = (
     "optim",
     "patches",
     "plots",
+    "saliency",
     "schedules",
     "targets",
     "testing",

@@ -12,11 +12,13 @@ from sslkit.evaluation.collapse import CollapseReport, collapse_report
 from sslkit.evaluation.features import extract_features, multiscale_features, probe_features
 from sslkit.evaluation.knn import KNNResult, knn_classify
 from sslkit.evaluation.linear import LearningRateRow, LinearResult, linear_probe
+from sslkit.evaluation.saliency_metrics import FBetaResult, f_beta, mean_absolute_error
 from sslkit.evaluation.subsets import semi_supervised_subset
 
 __all__ = [
     "Accuracy",
     "CollapseReport",
+    "FBetaResult",
     "FewShotResult",
     "JaccardResult",
     "KNNResult",
@@ -27,10 +29,12 @@ __all__ = [
     "attention_masks",
     "collapse_report",
     "extract_features",
+    "f_beta",
     "few_shot",
     "jaccard",
     "knn_classify",
     "linear_probe",
+    "mean_absolute_error",
     "multiscale_features",
     "nearest_neighbours",
     "probe_features",

@@ -1,0 +1,162 @@
+"""What all estimators share: superpixels of a batch as graphs of one padded size.
+
+Nodes without a pixel (padding, where images have different numbers) have no edge, and are in no mean, minimum or maximum.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from kornia.color import rgb_to_lab
+from torch import Tensor
+
+from sslkit._checks import bind_axes, wrong
+from sslkit.saliency.superpixels import as_floats, superpixels, to_lab
+
+BAND = 8  # pixels from the edge that make a superpixel one of the border
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Graphs of a batch; n nodes each, of which `real` have pixels."""
+
+    labels: Tensor  # [batch, height, width] int64
+    real: Tensor  # [batch, n] bool
+    colour: Tensor  # [batch, n, 3], Lab
+    place: Tensor  # [batch, n, 2]: mean row / height, mean column / width, counted from 1
+    edges: Tensor  # [batch, n, n] bool, symmetric, no diagonal
+    border: Tensor  # [batch, n] bool
+
+    @property
+    def distance(self) -> Tensor:
+        """Of colours: [batch, n, n]."""
+        return torch.cdist(self.colour, self.colour, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def paint(self, values: Tensor) -> Tensor:
+        """[batch, n] -> [batch, 1, height, width]."""
+        return values.gather(1, self.labels.flatten(1)).view(self.labels.shape)[:, None]
+
+
+def regions(where: str, images: Tensor, labels: Tensor | None, *, lab_first: bool, diagonal: bool, band: int) -> Regions:
+    """The graphs of images [batch, 3, height, width]; labels given, or made here.
+
+    lab_first: colours are means of Lab; else the Lab of means of RGB. diagonal: pixels that touch at a corner are neighbours, too.
+    """
+    if labels is None:
+        labels = superpixels(images, count=max(200, images.shape[-2] * images.shape[-1] // 600))
+    sizes = bind_axes(where, images=(images, "batch channels height width"), superpixels=(labels, "batch height width"))
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise wrong(where, given=f"superpixels of dtype {labels.dtype}", expected="integers from 0 on", mend="pass labels.long()")
+    labels = labels.long()
+    batch, height, width = (sizes[name] for name in ("batch", "height", "width"))
+    n = int(labels.max()) + 1 if labels.numel() else 1
+    flat = labels.flatten(1)
+    pixels = to_lab(where, images) if lab_first else as_floats(images)
+    rows, columns = torch.arange(1, height + 1, device=labels.device), torch.arange(1, width + 1, device=labels.device)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(pixels.dtype)
+    sums = torch.cat([pixels, places.expand(batch, -1, -1, -1), torch.ones_like(pixels[:, :1])], dim=1).flatten(2)  # [batch, 6, pixels]
+    total = sums.new_zeros(batch, 6, n).scatter_add_(2, flat[:, None].expand_as(sums), sums)
+    real = total[:, 5] > 0
+    means = total[:, :5] / total[:, 5:].clamp(min=1)
+    colour = means[:, :3] if lab_first else rgb_to_lab(means[:, :3, :, None])[..., 0]
+    size = means.new_tensor([height, width])  # two Python numbers
+    return Regions(labels, real, colour.mT, means[:, 3:].mT / size, touching(labels, n, diagonal), on_edge(labels, n, band))
+
+
+def touching(labels: Tensor, n: int, diagonal: bool) -> Tensor:
+    """[batch, n, n] bool: which labels have pixels side by side."""
+    pairs = [(labels[:, :, :-1], labels[:, :, 1:]), (labels[:, :-1], labels[:, 1:])]
+    if diagonal:
+        pairs += [(labels[:, :-1, :-1], labels[:, 1:, 1:]), (labels[:, :-1, 1:], labels[:, 1:, :-1])]
+    return linked(pairs, n)
+
+
+def linked(pairs: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """[batch, n, n] bool of pairs of labels, both ways, without the diagonal."""
+    batch = len(pairs[0][0])
+    edges = torch.zeros(batch, n * n, dtype=torch.bool, device=pairs[0][0].device)
+    for a, b in pairs:
+        edges.scatter_(1, (a * n + b).flatten(1), True)
+    edges = edges.view(batch, n, n)
+    return (edges | edges.mT) & ~torch.eye(n, dtype=torch.bool, device=edges.device)
+
+
+def on_edge(labels: Tensor, n: int, band: int) -> Tensor:
+    """[batch, n] bool: which labels have a pixel within `band` pixels of the edge."""
+    inside = torch.zeros(labels.shape[1:], dtype=torch.bool, device=labels.device)
+    inside[band:-band, band:-band] = True
+    touched = torch.zeros(len(labels), n, dtype=torch.int64, device=labels.device)
+    return touched.scatter_add_(1, labels.flatten(1), (~inside).long().flatten().expand(len(labels), -1)) > 0
+
+
+def two_steps(edges: Tensor) -> Tensor:
+    """Pairs that are one or two edges apart, without the diagonal."""
+    wide = edges.float()
+    near = edges | (wide @ wide > 0)
+    return near & ~torch.eye(edges.shape[-1], dtype=torch.bool, device=edges.device)
+
+
+def all_pairs(mask: Tensor) -> Tensor:
+    """[batch, n] -> [batch, n, n]: both in the set, and different."""
+    return mask[:, :, None] & mask[:, None, :] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+
+
+def shortest_paths(costs: Tensor) -> Tensor:
+    """Floyd and Warshall: [batch, n, n], inf where there is no edge -> the least sums of costs along any way."""
+    best = costs.clone()
+    best.diagonal(dim1=1, dim2=2).zero_()
+    for k in range(best.shape[1]):
+        best = torch.minimum(best, best[:, :, k : k + 1] + best[:, k : k + 1, :])
+    return best
+
+
+def weight(distance: Tensor, sigma: Tensor | float) -> Tensor:
+    """exp(-d^2 / 2 sigma^2), 0 from 3 sigma on."""
+    return torch.where(distance > 3 * sigma, 0, (-distance.square() / (2 * sigma**2)).exp())
+
+
+def half_up(x: Tensor) -> Tensor:
+    """Rounds, halves upwards."""
+    return (x + 0.5).floor()
+
+
+def stretched(values: Tensor, real: Tensor) -> Tensor:
+    """[batch, n] to [0, 1] over the real nodes, 0 elsewhere; all 0 where all are equal."""
+    low = values.masked_fill(~real, torch.inf).amin(dim=1, keepdim=True)
+    high = values.masked_fill(~real, -torch.inf).amax(dim=1, keepdim=True)
+    span = high - low
+    return torch.where(real & (span > 0), (values - low) / torch.where(span > 0, span, 1), 0)
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """[batch, n] -> [batch], over the mask; 0 where it is empty."""
+    return torch.where(mask, values, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Of an image's colour differences, [batch] each."""
+
+    clip: Tensor
+    geodesic: Tensor
+    neighbour: Tensor
+
+
+def scales(graph: Regions) -> Scales:
+    """The authors' parameters, from the image.
+
+    m1 = mean over i of min over neighbours j of D[i, j]       m2 = likewise over neighbours within two steps
+    top = mean of the largest hundredth of D over edges
+    clip = m2      sigma_geo = max(5, min(10, 3 m1, top / 10))      sigma_nei = min(3 m1, 0.2 top, 20)
+    """
+    distance, far = graph.distance, torch.inf
+    connected = graph.edges.any(dim=2)
+    near = distance.masked_fill(~graph.edges, far).amin(dim=2)
+    wider = distance.masked_fill(~two_steps(graph.edges), far).amin(dim=2)
+    m1, m2 = mean_over(near, connected), mean_over(wider, connected)
+    upper = graph.edges.triu()
+    falling = distance.masked_fill(~upper, -far).flatten(1).sort(dim=1, descending=True).values
+    counted = half_up(0.01 * upper.sum(dim=(1, 2)).to(distance.dtype)).clamp(min=1)
+    chosen = torch.arange(falling.shape[1], device=falling.device) < counted[:, None]
+    top = mean_over(falling, chosen & falling.isfinite())
+    geodesic = torch.minimum(3 * m1, top / 10).clamp(max=10).clamp(min=5)
+    return Scales(m2, geodesic, torch.minimum(3 * m1, 0.2 * top).clamp(max=20))
