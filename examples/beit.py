@@ -14,7 +14,6 @@ five labels a class 29.9 -> 56.3 %; of pixels 57.0, 72.8, 46.8 %. Raw pixels, wh
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
     run_options,
     score_table,
@@ -49,7 +49,7 @@ from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import BlockwiseMasker, RandomMasker
 from sslkit.optim import layer_decay_groups
 from sslkit.patches import unpatchify
-from sslkit.plots import attention_sheet, curves, reconstruction_sheet, save_picture
+from sslkit.plots import attention_sheet, reconstruction_sheet, save_picture
 from sslkit.targets import normalized_pixels, unnormalized_pixels
 
 
@@ -229,9 +229,7 @@ def report(options, run, data, model, target, masker, device, controls):
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
     for name, picture in pictures(options, data, model, target, masker, device).items():
         print(save_picture(picture, options.out / f"{name}.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+    print(loss_curve(options.out))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from sslkit.backbones import convnet_small
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
 from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe, semi_supervised_subset
+from sslkit.plots import curves
 from sslkit.schedules import cosine
 from sslkit.targets import DVAE
 
@@ -302,6 +303,18 @@ def read_checkpoint(path: Path) -> dict:
         raise wrong("checkpoint", given=f"{path} with {found}", expected=f"one with format {FORMAT!r}",
                     mend="load foreign weights into a network with load_state_dict; --resume is for runs of this example")  # fmt: skip
     return state
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def loss_curve(out: Path, names: Sequence[str] = ("loss",), *, file: str = "loss.png", y_label: str = "loss") -> Path:
+    """Numbers of a run's log over its steps, those that have them, as a picture in its folder."""
+    log = [line for line in read_log(out) if names[0] in line]
+    steps = [line["step"] for line in log]
+    return curves({name: (steps, [line[name] for line in log]) for name in names}, out / file, x_label="step", y_label=y_label)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -11,7 +11,6 @@ Expect on the generated pictures, 300 steps, about a CPU minute, seed 0, student
 """
 
 import argparse
-import json
 
 import torch
 from torch import nn
@@ -25,7 +24,9 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
+    read_log,
     run_options,
     score_table,
     scores,
@@ -38,7 +39,6 @@ from sslkit.evaluation import collapse_report
 from sslkit.losses import DINOCenter, dino_loss, dino_mse_loss, sinkhorn_knopp
 from sslkit.modules import DINOHead, MLPPredictor, MomentumEncoder, encode_views
 from sslkit.optim import clip_each, dino_groups, drop_gradients
-from sslkit.plots import curves
 from sslkit.schedules import cosine
 
 
@@ -195,14 +195,9 @@ def report(options, run, data, student, teacher, device, controls):
     run.finish(knn_pixels=pixels, **{f"{k}_{suffixes[name]}": v for name, row in rows.items() for k, v in row.items()})
     if controls:
         print(score_table(data, pixels, rows))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    print(curves({"loss": ([line["step"] for line in log], [line["loss"] for line in log])}, options.out / "loss.png",
-                 x_label="step", y_label="loss"))  # fmt: skip
-    told = [line for line in log if "entropy" in line]
-    if told:
-        names = ("entropy", "divergence", "mean_entropy", "uniform")
-        lines = {name: ([line["step"] for line in told], [line[name] for line in told]) for name in names}
-        print(curves(lines, options.out / "collapse.png", x_label="step", y_label="nats"))
+    print(loss_curve(options.out))
+    if any("entropy" in line for line in read_log(options.out)):
+        print(loss_curve(options.out, ("entropy", "divergence", "mean_entropy", "uniform"), file="collapse.png", y_label="nats"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ last temperature, 1/16, and its weight of the divergence, 6.6, only 38 words wer
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -19,10 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Run, batch_of, floats, load_data, processes, run_options, set_rate, share_of, wrong
+from common import Run, batch_of, floats, load_data, loss_curve, processes, run_options, set_rate, share_of, wrong
 from sslkit.augmentations import Compose, HorizontalFlip, RandomResizedCrop
 from sslkit.distributed import global_mean
-from sslkit.plots import contact_sheet, curves, save_picture
+from sslkit.plots import contact_sheet, save_picture
 from sslkit.schedules import cosine
 from sslkit.targets import DVAE
 
@@ -130,9 +129,7 @@ def report(options, run, data, dvae, device):
     pairs = torch.stack([images[:16], painted[:16]], dim=1).flatten(0, 1)
     sheet = contact_sheet(pairs, columns=8, titles=["original", "from words"] * (len(pairs) // 2))
     print(save_picture(sheet, options.out / "reconstruction.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    terms = {name: ([line["step"] for line in log], [line[name] for line in log]) for name in ("reconstruction", "divergence")}
-    print(curves(terms, options.out / "loss.png", x_label="step", y_label="a number of the picture; a word"))
+    print(loss_curve(options.out, ("reconstruction", "divergence"), y_label="a number of the picture; a word"))
     if options.cache:
         found = words_of(dvae, data.train, device)
         about = {"data": options.data, "size": str(options.size), "vocabulary": str(options.vocabulary)}

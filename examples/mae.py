@@ -14,7 +14,6 @@ k-NN. On the generated pictures, 3000 steps, 20 CPU minutes, mean of the seeds: 
 """
 
 import argparse
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
     run_options,
     score_table,
@@ -48,7 +48,7 @@ from sslkit.distributed import global_mean
 from sslkit.kernels import gather_tokens, masked_pixel_loss
 from sslkit.maskers import BlockwiseMasker, GridMasker, RandomMasker
 from sslkit.patches import grid_of, patchify, unpatchify
-from sslkit.plots import curves, reconstruction_sheet, save_picture
+from sslkit.plots import reconstruction_sheet, save_picture
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 
 
@@ -206,9 +206,7 @@ def report(options, run, data, model, target, masker, device, controls):
             painted = target.paint(model(centred(images), mask), centred(images), mask.grid) / 2 + 0.5
         sheets.append(reconstruction_sheet(images, painted, mask.mask, options.patch, overlay=options.overlay))
     print(save_picture(torch.cat(sheets, dim=1), options.out / "reconstruction.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+    print(loss_curve(options.out))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ with HOG; linear 13.6 % with --target pixels (chance 8.3).
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
     read_checkpoint,
     run_options,
@@ -50,7 +50,7 @@ from sslkit.distributed import global_mean
 from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import BlockwiseMasker, RandomMasker
 from sslkit.patches import patchify, unpatchify
-from sslkit.plots import contact_sheet, curves, hog_glyphs, save_picture
+from sslkit.plots import contact_sheet, hog_glyphs, save_picture
 from sslkit.targets import features, hog, normalized_pixels, pseudo_labels, unnormalized_pixels
 
 
@@ -204,9 +204,7 @@ def report(options, run, data, model, target, masker, device, controls):
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
     print(save_picture(predictions(options, data, model, target, masker, device), options.out / "prediction.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+    print(loss_curve(options.out))
 
 
 def predictions(options, data, model, target, masker, device):

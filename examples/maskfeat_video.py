@@ -11,7 +11,6 @@ torchrun --nproc-per-node 2 examples/maskfeat_video.py                as many pr
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from functools import partial
@@ -32,6 +31,7 @@ from common import (
     centred,
     embed,
     floats,
+    loss_curve,
     processes,
     run_options,
     scores,
@@ -46,7 +46,7 @@ from sslkit.datasets import MOTIONS, ClipFolder, SceneVideos
 from sslkit.distributed import global_mean
 from sslkit.losses import masked_cross_entropy, masked_mse
 from sslkit.maskers import BlockwiseMasker, CubeMasker, FrameMasker, TubeMasker
-from sslkit.plots import contact_sheet, curves, save_picture
+from sslkit.plots import contact_sheet, save_picture
 from sslkit.targets import features, hog, normalized_pixels
 
 TUBELET = 2  # frames of a token, of which the first is predicted
@@ -224,9 +224,7 @@ def report(options, run, data, shapes, model, device, controls):
     if shapes is not None:
         print(f"chance: motion {100 / len(MOTIONS):.1f}, shape {100 / (int(shapes.test_labels.max()) + 1):.1f}")
     print(save_picture(strips(data.test[:2], model.encoder.base, options), options.out / "masks.png"))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"loss": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+    print(loss_curve(options.out))
 
 
 def strips(clips, grid, options):

@@ -10,20 +10,33 @@ Expect on the generated pictures, 500 steps, about 190 CPU seconds, mean of seed
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, score_table, scores, set_rate, share_of
+from common import (
+    Run,
+    batch_of,
+    embed,
+    floats,
+    knn_score,
+    load_data,
+    loss_curve,
+    processes,
+    run_options,
+    score_table,
+    scores,
+    set_rate,
+    share_of,
+)
 from sslkit.augmentations import simclr
 from sslkit.backbones import convnet_small
 from sslkit.evaluation import nearest_neighbours
 from sslkit.losses import nt_xent
 from sslkit.modules import MLPProjector
-from sslkit.plots import curves, neighbour_picture
+from sslkit.plots import neighbour_picture
 
 
 def parse(arguments=None):
@@ -101,9 +114,7 @@ def report(options, run, data, encoder, device, before, controls):
     ids = [torch.stack([row[row != query][:5] for row, query in zip(rows, queries, strict=True)]) for rows in near]  # without itself
     labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.test_labels}
     print(neighbour_picture(data.test[queries], data.test, *ids, options.out / "neighbours.png", **labels))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    loss = {"NT-Xent": ([line["step"] for line in log], [line["loss"] for line in log])}
-    print(curves(loss, options.out / "loss.png", x_label="step", y_label="loss"))
+    print(loss_curve(options.out))
 
 
 def pick(data):
