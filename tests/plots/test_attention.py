@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from sslkit.backbones import ViT
-from sslkit.plots import attention_sheet
+from sslkit.backbones import ViT, adapt, load_official
+from sslkit.evaluation import attention_masks
+from sslkit.plots import attention_heads, attention_sheet
 from sslkit.plots.attention import COLOURS
 from sslkit.testing import proves
 
-NAME = "plots.attention_sheet"
+NAME, HEADS = "plots.attention_sheet", "plots.attention_heads"
 
 
 @proves(NAME, "property")
@@ -74,3 +75,65 @@ def test_errors():
     ]:  # fmt: skip
         with pytest.raises(kind, match=message):
             attention_sheet(*arguments, 4, **options)
+
+
+@proves(HEADS, "property")
+@pytest.mark.parametrize(("channels", "heads"), [(3, 2), (1, 7)])
+def test_every_pixel_has_the_colour_of_the_head_that_looks_there_most(channels, heads, generator):
+    images = torch.randint(0, 256, (2, channels, 8, 12), dtype=torch.uint8, generator=generator)
+    attention = torch.rand(2, heads, 6, generator=generator) * 10.0 ** torch.randint(-3, 3, (2, heads, 1), generator=generator)
+    masks = torch.rand(2, heads, 6, generator=generator) < 0.4
+    attention[0, 1], masks[0, 1] = 0, False  # a head that looks at the prefix alone
+    masks[0, :, 0], masks[1, :, 1] = False, True  # no head, and all of them
+    sheet = attention_heads(images, attention, masks, 4, alone=True, side=16)
+    cells = sheet[:, 2:, 2:].unfold(1, 22, 24).unfold(2, 30, 32)  # [3, images, pictures, 22, 30], with a frame of 3 pixels
+    assert cells.shape[1:3] == (2, 2 + heads)
+    for b in range(2):
+        assert torch.equal(cells[:, b, 0, 3:-3:2, 3:-3:2], images[b].expand(3, -1, -1))
+        for shown in range(heads):
+            assert cells[:, b, 2 + shown, 0].T.tolist() == [list(COLOURS[shown % 6])] * 30
+        for cell, looking in [(1, range(heads)), *((2 + h, [h]) for h in range(heads))]:
+            picture = cells[:, b, cell, 3:-3, 3:-3]
+            for y in range(16):
+                for x in range(24):
+                    token = y // 8 * 3 + x // 8
+                    grey = images[b, :, y // 2, x // 2].double().mean().item() / 255
+                    those = [(attention[b, h, token] / attention[b, h].sum(), h) for h in looking if masks[b, h, token]]
+                    colour = [(0.4 + 0.6 * grey) * c for c in COLOURS[max(those)[1] % 6]] if those else [255 * grey / 4] * 3
+                    assert picture[:, y, x].tolist() == pytest.approx(colour, abs=0.51)  # the nearest of 256 levels
+
+
+@proves(HEADS, "property")
+@pytest.mark.parametrize("registers", [0, 2])
+def test_an_adapted_network_of_the_same_weights_gives_the_same_sheet(registers, generator):
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    theirs = timm.VisionTransformer(img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=3, num_classes=0, reg_tokens=registers)
+    own = ViT(16, 4, 24, 2, 3, prefix=("cls", *["reg"] * registers), prefix_positions=True)
+    load_official(own, theirs.state_dict(), "timm")
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+    sheets = []
+    for model in (own.eval(), adapt(theirs.eval())):
+        tokens = model(images, attention_of=-1)
+        weights = tokens.attention[:, :, 0, len(tokens.names) :]
+        masks = attention_masks(weights, 0.6)
+        sheets.append(attention_heads(images, weights, masks, 4, alone=True))
+        assert sheets[-1].float().std() > 10
+    assert torch.equal(*sheets)
+
+
+@proves(HEADS, "errors")
+def test_errors_of_the_heads():
+    images, attention, masks = torch.zeros(2, 1, 8, 8), torch.full((2, 3, 4), 0.2), torch.ones(2, 3, 4, dtype=torch.bool)
+    for arguments, message in [
+        (
+            (images, attention[..., :3], masks[..., :3]),
+            r"attention_heads: got attention \[2, 3, 3\] for images of 2 x 2 tokens; expected 4",
+        ),
+        ((images, attention, masks.float()), "got masks of dtype torch.float32; expected torch.bool. To mend: pass attention_masks"),
+        ((images, attention, masks[:, :2]), "heads"),
+        ((images[:1], attention, masks), "batch"),
+        ((torch.zeros(2, 1, 9, 8), attention, masks), "multiple of 4"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            attention_heads(*arguments, 4)

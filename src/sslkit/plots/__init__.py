@@ -1,7 +1,7 @@
 """Pictures from tensors, written to PNG files. matplotlib is imported only where a figure needs it, and never through pyplot."""
 
 from sslkit.plots._curves import curves
-from sslkit.plots.attention import attention_sheet
+from sslkit.plots.attention import attention_heads, attention_sheet
 from sslkit.plots.hog import hog_glyphs
 from sslkit.plots.masks import mask_sheet
 from sslkit.plots.neighbours import neighbour_picture
@@ -11,6 +11,7 @@ from sslkit.plots.sheet import GREEN, RED, contact_sheet, save_picture
 __all__ = [
     "GREEN",
     "RED",
+    "attention_heads",
     "attention_sheet",
     "contact_sheet",
     "curves",
