@@ -19,13 +19,21 @@ from tqdm import tqdm
 from sslkit.backbones import convnet_small
 from sslkit.counter import permutation
 from sslkit.datasets import Folder, Scenes, digits, torchvision_dataset
-from sslkit.evaluation import extract_features, few_shot, knn_classify, linear_probe, semi_supervised_subset
+from sslkit.evaluation import (
+    attention_masks,
+    extract_features,
+    few_shot,
+    jaccard,
+    knn_classify,
+    linear_probe,
+    semi_supervised_subset,
+)
 from sslkit.plots import curves
 from sslkit.schedules import cosine
 from sslkit.targets import DVAE
 
 FORMAT = "sslkit example, version 1"
-PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png")
+PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png", "collapse.png")
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
@@ -38,7 +46,10 @@ def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n] or None. `test` is classified by `probe`."""
+    """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n] or None. `test` is classified by `probe`.
+
+    test_masks: bool [n, size, size], where the object is, of generated pictures.
+    """
 
     train: Tensor
     probe: Tensor
@@ -46,15 +57,18 @@ class Data:
     train_labels: Tensor | None = None
     probe_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    test_masks: Tensor | None = None
 
 
 def load_data(name: str, size: int) -> Data:
     """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. In a folder, subfolders are classes; a fifth is for testing."""
     kind, _, rest = name.partition(":")
+    masks = None
     if kind == "scenes" and rest in ("", "easy", "tiny"):
         parts = [Scenes(split=split, size=size, preset=rest or "default") for split in ("train", "probe", "test")]
         batches = [part.batch(torch.arange(len(part))) for part in parts]
         train, probe, test = ((batch.images, batch.labels) for batch in batches)
+        masks = batches[2].masks >= 0.5
     elif name == "digits":
         train, test = (digits(split, size=size, channels=3) for split in ("train", "test"))
         train, test = (train.images, train.labels), (test.images, test.labels)
@@ -84,7 +98,7 @@ def load_data(name: str, size: int) -> Data:
             expected="scenes, scenes:easy, digits, folder:PATH or torchvision:NAME:ROOT",
             mend="pass one of these",
         )
-    return Data(train[0], probe[0], test[0], train[1], probe[1], test[1])
+    return Data(train[0], probe[0], test[0], train[1], probe[1], test[1], masks)
 
 
 def labelled(data: Data, amount: float, seed: int) -> Tensor:
@@ -343,10 +357,22 @@ class Pooled(nn.Module):
 
     def __init__(self, encoder: nn.Module, by: str) -> None:
         super().__init__()
-        self.encoder, self.by = encoder, by
+        self.encoder, self.by, self.dim = encoder, by, encoder.dim
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encoder(centred(images)).pooled(self.by)  # [batch, dim]
+
+
+class Looking(nn.Module):
+    """What the heads of a ViT's class token look at in the last block: [batch, heads, patch tokens]."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.encoder(centred(images), attention_of=-1)
+        return tokens.attention[:, :, 0, len(tokens.names) :]
 
 
 class Teacher(nn.Module):
@@ -432,9 +458,11 @@ def scores(encoder: nn.Module, data: Data, test: Tensor, device: torch.device | 
 def score_table(data: Data, pixels: float, rows: dict[str, dict[str, float]]) -> str:
     """The scores of several networks, by name, beside chance and raw pixels."""
     chance = 100 / (int(data.test_labels.max()) + 1)
-    head = f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}\n{'':22}   k-NN  linear  5 labels a class"
-    keys = ("knn", "linear", "few_shot")
-    return "\n".join([head, *(f"{name:22}" + "".join(f"{row[key]:7.1f}" for key in keys) for name, row in rows.items())])
+    columns = {"knn": "   k-NN", "linear": "  linear", "few_shot": "  5 labels a class", "jaccard": "  Jaccard of attention"}
+    columns = {key: title for key, title in columns.items() if all(key in row for row in rows.values())}
+    lines = [f"top-1 in percent, chance {chance:.1f}, k-NN of raw pixels {pixels:.1f}", f"{'':22}" + "".join(columns.values())]
+    lines += [f"{name:22}" + "".join(f"{row[key]:{len(title)}.1f}" for key, title in columns.items()) for name, row in rows.items()]
+    return "\n".join(lines)
 
 
 def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: torch.device | None = None) -> float:
@@ -445,3 +473,14 @@ def knn_score(encoder: nn.Module, data: Data, count: int | None = None, device: 
     if not (probe.isfinite().all() and test.isfinite().all()):
         return float("nan")
     return knn_classify(probe, data.probe_labels[:count], test, k=10, temperature=0.1).accuracy(data.test_labels[:count]).top1
+
+
+def attention_jaccard(encoder: nn.Module, data: Data, device: torch.device | None = None) -> dict[str, float]:
+    """How well the best head of a ViT's class token, its mask 60 % of its attention, covers the object, in percent.
+
+    {} without masks of the test pictures.
+    """
+    if data.test_masks is None:
+        return {}
+    masks = attention_masks(embed(Looking(encoder), data.test, device), 0.6, grid=encoder.base, patch=encoder.patch)
+    return {"jaccard": jaccard(masks, data.test_masks.long()).mean}

@@ -3,7 +3,8 @@
 python examples/dino.py                                         a ConvNet on generated pictures
 python examples/dino.py --teacher sinkhorn --crops 2+4          rows of the paper's table 7: also --momentum none|epoch, --loss mse,
                                                                 --predictor, --crops 2|2+4|2+8
-python examples/dino.py --backbone vit --patch 4                a ViT
+python examples/dino.py --backbone vit --patch 4                a ViT, and what its class token looks at
+python examples/dino.py --backbone vit --ibot                   iBOT: hidden patches say what the teacher, which sees them, says
 torchrun --nproc-per-node 2 examples/dino.py                    as many processes as you have GPUs
 
 Expect on the generated pictures, 300 steps, about a CPU minute, seed 0, student: linear 20.3 -> 30.8 %, linear with five labels a class
@@ -11,15 +12,21 @@ Expect on the generated pictures, 300 steps, about a CPU minute, seed 0, student
 """
 
 import argparse
+import copy
+import math
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.models import resnet18
 
 from common import (
+    Looking,
     Pooled,
     Run,
+    attention_jaccard,
     batch_of,
+    centred,
     embed,
     floats,
     knn_score,
@@ -35,10 +42,12 @@ from common import (
 )
 from sslkit.augmentations import dino
 from sslkit.backbones import ViT, convnet_small
-from sslkit.evaluation import collapse_report
-from sslkit.losses import DINOCenter, dino_loss, dino_mse_loss, sinkhorn_knopp
+from sslkit.evaluation import attention_masks, collapse_report
+from sslkit.losses import DINOCenter, dino_loss, dino_mse_loss, ibot_loss, sinkhorn_knopp
+from sslkit.maskers import BlockwiseMasker
 from sslkit.modules import DINOHead, MLPPredictor, MomentumEncoder, encode_views
 from sslkit.optim import clip_each, dino_groups, drop_gradients
+from sslkit.plots import attention_heads, save_picture
 from sslkit.schedules import cosine
 
 
@@ -46,7 +55,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run_options(parser, steps=800, out="runs/dino")
     parser.set_defaults(data="scenes:easy")
-    parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")
+    parser.add_argument("--backbone", choices=["convnet", "resnet", "vit"], default="convnet", help="resnet: ResNet-18 without its stem")
     parser.add_argument("--patch", type=int, default=4, help="of the ViT")
     parser.add_argument("--dim", type=int, default=96, help="of the ViT, 32 a head")
     parser.add_argument("--depth", type=int, default=4, help="of the ViT")
@@ -56,9 +65,12 @@ def parse(arguments=None):
     )
     parser.add_argument("--base-momentum", type=float, default=0.99, help="rises to 1 by a cosine; 0.996 in the paper's longer runs")
     parser.add_argument("--teacher", choices=["center", "sinkhorn"], default="center", help="what keeps its targets from collapsing")
+    parser.add_argument("--center-momentum", type=float, default=0.9, help="1: no centring, only sharpening")
     parser.add_argument("--loss", choices=["ce", "mse"], default="ce")
     parser.add_argument("--predictor", action="store_true", help="one more perceptron for the student alone")
     parser.add_argument("--crops", default="2", help="global views, or global+local ones: 2+8")
+    parser.add_argument("--ibot", action="store_true", help="a loss of hidden patches as well, of the ViT's global views")
+    parser.add_argument("--ratio", type=float, default=0.3, help="share of the patches that is hidden; 0.1 to 0.5 or none in the paper")
     parser.add_argument("--temperature", type=float, default=0.1, help="of the student")
     parser.add_argument("--teacher-temperature", type=float, default=0.04)
     parser.add_argument("--hue", type=float, default=0.5, help="jitter; 0.5 takes the colour away as a shortcut")
@@ -67,24 +79,41 @@ def parse(arguments=None):
     parser.add_argument("--weight-decay", type=float, default=0.04)
     parser.add_argument("--clip", type=float, default=3.0, help="largest norm of the gradient of a tensor")
     parser.add_argument("--freeze", type=int, default=0, help="steps without the last layer; an epoch in the paper")
+    parser.add_argument("--watch", type=int, default=10, help="steps between two looks at entropies and divergence")
     options = parser.parse_args(arguments)
     globals_, _, locals_ = options.crops.partition("+")
     if globals_ != "2" or not (locals_ or "0").isdigit():
         parser.error(f"--crops: got {options.crops!r}; expected 2, or 2+N with N local views. To mend: pass 2+8")
     options.local_views = int(locals_ or 0)
+    if options.ibot and (options.backbone != "vit" or options.loss != "ce" or options.predictor):
+        given = f"--backbone {options.backbone} --loss {options.loss}" + " --predictor" * options.predictor
+        parser.error(f"--ibot: got {given}; expected a ViT, which has patches to hide, cross-entropy and no predictor. "
+                     "To mend: pass --backbone vit alone with it")  # fmt: skip
     return options
 
 
 class Network(nn.Module):
-    """Backbone and head: views of pictures -> logits [views, batch, prototypes]."""
+    """Backbone and head: views -> logits [views, batch, prototypes], and of patches that a mask of the two global views names.
 
-    def __init__(self, backbone, prototypes, norm):
+    Those are [2 * batch, hidden, prototypes], by the same head; None without a mask.
+    """
+
+    def __init__(self, backbone, prototypes, norm, ibot):
         super().__init__()
         self.backbone = backbone
         self.head = DINOHead(backbone.dim, prototypes, hidden=256, bottleneck=64, batch_norm=norm)
+        self.token = nn.Parameter(torch.zeros(backbone.dim)) if ibot else None
 
-    def forward(self, views):
-        return self.head(encode_views(self.backbone, views))
+    def forward(self, views, mask=None, *, seen=False):
+        """seen: the patches of the mask are not hidden, as for the teacher."""
+        if mask is None:
+            return self.head(encode_views(self.backbone, views)), None
+        hide = {} if seen else {"replace": mask, "mask_token": self.token}
+        tokens = self.backbone.encoder(centred(torch.cat(views[:2])), **hide)
+        classes = tokens.pooled("cls").unflatten(0, (2, -1))  # [2, batch, dim]
+        if len(views) > 2:
+            classes = torch.cat([classes, encode_views(self.backbone, views[2:])])
+        return self.head(classes), self.head(mask.hidden(tokens.patches))
 
 
 class Student(nn.Module):
@@ -94,37 +123,32 @@ class Student(nn.Module):
         super().__init__()
         self.network, self.predictor = network, predictor
 
-    def forward(self, views):
-        logits = self.network(views)
-        return logits if self.predictor is None else self.predictor(logits.flatten(0, 1)).view_as(logits)
+    def forward(self, views, mask=None):
+        logits, patches = self.network(views, mask)
+        return logits if self.predictor is None else self.predictor(logits.flatten(0, 1)).view_as(logits), patches
 
 
-class ClassToken(nn.Module):
-    """A ViT as pictures in [0, 1] -> its class token."""
-
-    def __init__(self, vit):
-        super().__init__()
-        self.vit, self.dim = vit, vit.dim
-        self.pooled = Pooled(vit, "cls")
-
-    def forward(self, images):
-        return self.pooled(images)
+def small_resnet(channels):
+    """ResNet-18 for small pictures: a plain 3 x 3 convolution is its stem."""
+    network = resnet18()
+    network.conv1, network.maxpool, network.fc = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity(), nn.Identity()
+    network.dim = 512
+    return network
 
 
 def build(options, channels, device):
     torch.manual_seed(options.seed)
     if options.backbone == "vit":
-        backbone = ClassToken(
-            ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels, init="dino")
-        )
+        vit = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels, init="dino")
+        backbone = Pooled(vit, "cls")
     else:
-        backbone = convnet_small(channels)
-    network = Network(backbone, options.prototypes, options.backbone == "convnet")
+        backbone = small_resnet(channels) if options.backbone == "resnet" else convnet_small(channels)
+    network = Network(backbone, options.prototypes, options.backbone != "vit", options.ibot)
     return Student(network, MLPPredictor(options.prototypes, 256) if options.predictor else None).to(device)
 
 
-def train(options, run, data, student, teacher, center, group, device):
-    """The algorithm; student, teacher and center are moved in place."""
+def train(options, run, data, student, teacher, group, device):
+    """The algorithm; student and teacher are moved in place."""
     unit = options.patch if options.backbone == "vit" else 1
     local = max(1, round(3 * options.size / 7 / unit)) * unit
     views = dino(options.size, local, options.local_views, scale=(0.4, 1.0), local_scale=(0.15, 0.5), jitter=(0.4, 0.4, 0.4, options.hue),
@@ -132,34 +156,52 @@ def train(options, run, data, student, teacher, center, group, device):
     optimizer = torch.optim.AdamW(dino_groups(student, weight_decay=options.weight_decay))
     network = student if group is None else DistributedDataParallel(student, process_group=group)
     network = torch.compile(network) if options.compile else network
+    center, patch_center = (DINOCenter(options.prototypes, options.center_momentum).to(device) for _ in range(2))
     parts = {"student": student, "teacher": teacher, "center": center, "optimizer": optimizer}
-    steps_of_epoch = max(1, len(data.train) // options.batch)
-    for step in run.progress(parts, len(data.train)):
-        epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
+    mask, n = None, len(data.train)
+    if options.ibot:
+        grid, parts["patch_center"] = student.network.backbone.encoder.base, patch_center
+        masker = BlockwiseMasker(options.ratio, min_patches=max(1, round(16 / 196 * math.prod(grid))))  # in proportion to BEiT's
+
+    def sharpened(logits, center):
+        """The teacher's targets: centred, or with equal shares for all prototypes."""
+        if options.teacher == "center":
+            return center(logits, options.teacher_temperature)
+        return sinkhorn_knopp(logits.flatten(0, -2), options.teacher_temperature, group=group).view_as(logits)
+
+    for step in run.progress(parts, n):
+        epoch, batch = batch_of(step, n, options.batch, options.seed)
         set_rate(optimizer, step, run.steps, options.lr)
         indices = share_of(batch, group)
-        crops = views(floats(data.train[indices]).to(device), indices=indices.to(device), seed=options.seed, epoch=epoch)
+        draw = {"seed": options.seed, "epoch": epoch}
+        crops = views(floats(data.train[indices]).to(device), indices=indices.to(device), **draw)
+        if options.ibot:
+            mask = masker.for_indices(torch.cat([indices, n + indices]).to(device), grid, **draw)  # two views, two masks
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
-            logits, targets = network(crops), teacher(crops[:2])
+            logits, patch_logits = network(crops, mask)
+            targets, patch_targets = teacher(crops[:2], mask, seen=True)
         if options.loss == "mse":
             probs, loss = None, dino_mse_loss(logits, targets, group=group)
         else:
-            probs = (center(targets, options.teacher_temperature) if options.teacher == "center"
-                     else sinkhorn_knopp(targets.flatten(0, 1), options.teacher_temperature, group=group).view_as(targets))  # fmt: skip
+            probs = sharpened(targets, center)
             loss = dino_loss(logits, probs, student_temperature=options.temperature, group=group)
+        if options.ibot:
+            patch_probs = sharpened(patch_targets, patch_center)
+            loss = loss + ibot_loss(patch_logits, patch_probs, student_temperature=options.temperature, group=group)
+            patch_center.update(patch_targets, group)
+        center.update(targets, group)
         optimizer.zero_grad()
         loss.backward()
         clip_each(student.parameters(), options.clip)
         if step < options.freeze:
             drop_gradients(student, "last_layer")
         optimizer.step()
-        center.update(targets, group)
         if options.momentum == "ema":
             teacher.update(cosine(step, base=options.base_momentum, final=1.0, steps=run.steps))
-        elif options.momentum == "none" or (step + 1) % steps_of_epoch == 0:
+        elif options.momentum == "none" or (step + 1) % max(1, n // options.batch) == 0:
             teacher.update(0.0)
         numbers = {"loss": loss.item()}
-        if probs is not None and (step + 1) % 10 == 0:
+        if probs is not None and (step + 1) % options.watch == 0:
             says = (logits.detach()[:2].flip(0) / options.temperature).softmax(dim=-1)  # of the other view
             numbers |= collapse_report(probs.flatten(0, 1), says.flatten(0, 1), group=group).to_dict()
         run.write(step + 1, **numbers)
@@ -177,27 +219,38 @@ def main(arguments=None):
         data = load_data(options.data, options.size)
         student = build(options, data.train.shape[1], device)
         teacher = MomentumEncoder(student.network, buffers="own").to(device)
-        center = DINOCenter(options.prototypes).to(device)
-        backbone = student.network.backbone
-        controls = scores(backbone, data, embed(backbone, data.test, device), device)
-        train(options, run, data, student, teacher, center, group, device)
+        untrained = copy.deepcopy(student.network.backbone)
+        train(options, run, data, student, teacher, group, device)
         if rank == 0:
-            report(options, run, data, student, teacher, device, controls)
+            backbones = {"random network": untrained, "student": student.network.backbone, "teacher": teacher.teacher.backbone}
+            report(options, run, data, backbones, device)
 
 
-def report(options, run, data, student, teacher, device, controls):
-    """Scores of student and teacher beside two controls, the random network and the raw pixels; loss and entropies."""
-    rows = {"random network": controls}
-    for name, backbone in (("student", student.network.backbone), ("teacher", teacher.teacher.backbone)):
-        rows[name] = scores(backbone, data, embed(backbone, data.test, device), device)
+def report(options, run, data, backbones, device):
+    """Scores of student and teacher beside two controls, the random network and the raw pixels; loss, entropies, attention."""
+    rows = {name: scores(backbone, data, embed(backbone, data.test, device), device) for name, backbone in backbones.items()}
+    if options.backbone == "vit":
+        for name, backbone in backbones.items():
+            rows[name] |= attention_jaccard(backbone.encoder, data, device)
     pixels = knn_score(nn.Flatten(), data)
     suffixes = {"random network": "before", "student": "after", "teacher": "teacher"}
     run.finish(knn_pixels=pixels, **{f"{k}_{suffixes[name]}": v for name, row in rows.items() for k, v in row.items()})
-    if controls:
+    if rows["student"]:
         print(score_table(data, pixels, rows))
     print(loss_curve(options.out))
     if any("entropy" in line for line in read_log(options.out)):
         print(loss_curve(options.out, ("entropy", "divergence", "mean_entropy", "uniform"), file="collapse.png", y_label="nats"))
+    if options.backbone == "vit":
+        print(save_picture(attention_picture(options, data, backbones, device), options.out / "attention.png"))
+
+
+def attention_picture(options, data, backbones, device):
+    """Eight pictures and their class tokens' masks of 60 % of the attention: of the student, and, on the right, of the random network."""
+    sheets, images = [], data.test[:8]
+    for name in ("student", "random network"):
+        weights = embed(Looking(backbones[name].encoder), images, device)
+        sheets.append(attention_heads(images, weights, attention_masks(weights, 0.6), options.patch, alone=True))
+    return torch.cat(sheets, dim=2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sslkit.augmentations import simclr
+from sslkit.backbones import Tokens
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 import common
@@ -38,3 +39,30 @@ def test_data_by_name(name, channels):
     assert data.train.shape[1:] == (channels, 24, 24)
     assert len(data.test) == len(data.test_labels)
     assert 0 <= common.floats(data.train).min() <= common.floats(data.train).max() <= 1
+
+
+def test_the_score_of_attention_is_that_of_its_best_head():
+    """A network whose two heads look at the left half and at nothing of it: the objects lie there in two pictures of three."""
+
+    class Network(torch.nn.Module):
+        base, patch = (2, 2), 8
+
+        def forward(self, images, attention_of):
+            assert attention_of == -1
+            left, right = torch.tensor([0.2, 0.4, 0.0, 0.4, 0.0]), torch.tensor([0.6, 0.0, 0.2, 0.0, 0.2])  # the class token in front
+            attention = torch.stack([left, right]).view(1, 2, 1, 5).expand(len(images), -1, 5, -1)
+            return Tokens(images.new_zeros(len(images), 1, 4), images.new_zeros(len(images), 4, 4), self.base, (), attention)
+
+    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks[:2, :, :8] = True
+    masks[2] = True
+    data = common.Data(*[torch.rand(3, 3, 16, 16)] * 3, test_masks=masks)
+    assert common.attention_jaccard(Network(), data)["jaccard"] == pytest.approx((100 + 100 + 50) / 3)
+    assert common.attention_jaccard(Network(), common.Data(*[torch.rand(3, 3, 16, 16)] * 3)) == {}
+
+
+def test_masks_come_with_generated_pictures_alone():
+    data = common.load_data("scenes:easy", 24)
+    assert data.test_masks.shape == (len(data.test), 24, 24)
+    assert 0.05 < data.test_masks.float().mean() < 0.5
+    assert common.load_data("digits", 24).test_masks is None

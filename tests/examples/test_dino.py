@@ -5,6 +5,9 @@ import json
 import pytest
 import torch
 from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, state
+from torch import nn
+
+from sslkit.maskers import BlockwiseMasker
 
 import common  # isort: skip  # runs.py puts the folder of the examples on the path
 import dino  # isort: skip
@@ -43,8 +46,70 @@ def test_two_processes_train_as_one(tmp_path):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
+VIT = ["--backbone", "vit", "--dim", "32", "--depth", "1"]
+
+
+def test_two_processes_hide_the_patches_of_one(tmp_path):
+    """iBOT: masks belong to the pictures, and the centre of the patches is one over all processes."""
+    options = [*SMALL, *VIT, "--ibot", "--steps", 4, "--batch", 33, "--crops", "2+1"]
+    run("dino", *options, "--out", tmp_path / "two", processes=2)
+    run("dino", *options, "--out", tmp_path / "one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    two, one = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["parts"]["patch_center"]["value"] for n in ("two", "one"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+
+
+def network_of(*row):
+    student = dino.build(dino.parse([*SMALL, *VIT, *row]), 3, "cpu")
+    nn.init.normal_(student.network.token)
+    return student.network
+
+
+def test_the_student_is_blind_at_hidden_patches_and_the_teacher_is_not():
+    """Pixels of hidden patches reach the teacher's logits alone; rows belong to the views in their order."""
+    network, (first, second, local) = network_of("--ibot"), (torch.rand(4, 3, side, side) for side in (16, 16, 8))
+    mask = BlockwiseMasker(0.3, min_patches=1)(8, (4, 4), generator=torch.Generator().manual_seed(0))
+    hidden = mask.mask.view(8, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).chunk(2)
+    other = [torch.where(hide, torch.rand(()), x) for x, hide in zip((first, second), hidden, strict=True)]
+    with torch.no_grad():
+        for seen in (False, True):
+            logits, patches = network([first, second, local], mask, seen=seen)
+            changed, changed_patches = network([*other, local], mask, seen=seen)
+            assert logits.shape == (3, 4, 32)
+            assert patches.shape == (8, 5, 32)
+            assert torch.equal(logits, changed) != seen
+            assert torch.equal(patches, changed_patches) != seen
+        plain, nothing = network([first, second, local])
+    assert nothing is None
+    torch.testing.assert_close(logits, plain)  # seen: as without a mask
+    tokens = network.backbone.encoder(common.centred(second)).patches[mask.mask[4:]].view(4, 5, -1)
+    torch.testing.assert_close(patches[4:], network.head(tokens))
+
+
+def test_a_resnet_takes_small_views_of_several_sizes():
+    network = dino.build(dino.parse([*SMALL, "--backbone", "resnet"]), 1, "cpu").network
+    logits, _ = network([torch.rand(2, 1, side, side) for side in (16, 16, 7)])
+    assert logits.shape == (3, 2, 32)
+    assert network.backbone(torch.rand(2, 1, 16, 16)).shape == (2, network.backbone.dim)
+    maps = network.backbone.layer1(network.backbone.maxpool(network.backbone.conv1(torch.rand(2, 1, 16, 16))))
+    assert maps.shape[-2:] == (16, 16)  # nothing is lost before the blocks
+
+
+def test_ibot_is_dino_where_nothing_is_hidden(tmp_path):
+    """And a loss of patches on top where something is, from which the token learns and the teacher's follows."""
+    for name, row in (("dino", []), ("nothing", ["--ibot", "--ratio", "0"]), ("ibot", ["--ibot"])):
+        dino.main([*SMALL, *VIT, *row, "--steps", "3", "--out", str(tmp_path / name)])
+    assert losses(tmp_path / "nothing") == pytest.approx(losses(tmp_path / "dino"), rel=1e-5)
+    assert losses(tmp_path / "ibot")[0] > losses(tmp_path / "dino")[0] + 1
+    parts = torch.load(tmp_path / "ibot" / "checkpoint.pt", weights_only=True)["parts"]
+    assert parts["student"]["network.token"].abs().max() > 0
+    assert parts["teacher"]["teacher.token"].abs().max() > 0
+    assert not torch.equal(parts["center"]["value"], parts["patch_center"]["value"])
+
+
 ROWS = [("--momentum", "none"), ("--momentum", "epoch"), ("--teacher", "sinkhorn"), ("--loss", "mse"), ("--predictor",), ("--crops", "2+2"),
-        ("--freeze", "2"), ("--backbone", "vit", "--dim", "32", "--depth", "1")]  # fmt: skip
+        ("--freeze", "2"), tuple(VIT), (*VIT, "--ibot"),
+        (*VIT, "--ibot", "--teacher", "sinkhorn", "--crops", "2+2")]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
@@ -74,6 +139,10 @@ def test_the_last_layer_waits(tmp_path):
 
 
 def test_refusals(capsys):
+    for row in (["--backbone", "convnet"], [*VIT, "--loss", "mse"], [*VIT, "--predictor"]):
+        with pytest.raises(SystemExit):
+            dino.parse(["--ibot", *row])
+        assert "expected a ViT, which has patches to hide, cross-entropy and no predictor. To mend" in capsys.readouterr().err
     for crops in ("3", "2+x", "1+4"):
         with pytest.raises(SystemExit):
             dino.parse(["--crops", crops])
