@@ -29,8 +29,9 @@ $(BENCH_READY): $(READY)
 
 setup: $(READY)  ## the virtual environment, made or brought up to date
 
-demo: $(READY)  ## trains SimCLR on generated pictures for two minutes and shows what it learned
+demo: $(READY)  ## trains SimCLR on generated pictures for two minutes and shows what it learned; then how DINO collapses
 	$(BIN)/python examples/simclr.py --demo
+	$(BIN)/python examples/collapse.py --demo
 
 test: $(READY)  ## the tests (what CI runs)
 	$(PYTEST)

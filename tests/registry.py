@@ -352,6 +352,7 @@ COMPONENTS = [
     Component("plots.mask_sheet", "plot"),
     Component("plots.neighbour_picture", "plot"),
     Component("plots.reconstruction_sheet", "plot"),
+    Component("plots.curve_panels", "plot"),
     Component("plots.curves", "plot"),
 ]
 

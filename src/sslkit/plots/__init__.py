@@ -1,6 +1,6 @@
 """Pictures from tensors, written to PNG files. matplotlib is imported only where a figure needs it, and never through pyplot."""
 
-from sslkit.plots._curves import curves
+from sslkit.plots._curves import curve_panels, curves
 from sslkit.plots.attention import attention_heads, attention_sheet
 from sslkit.plots.hog import hog_glyphs
 from sslkit.plots.masks import mask_sheet
@@ -14,6 +14,7 @@ __all__ = [
     "attention_heads",
     "attention_sheet",
     "contact_sheet",
+    "curve_panels",
     "curves",
     "hog_glyphs",
     "mask_sheet",
