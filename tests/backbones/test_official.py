@@ -1,5 +1,9 @@
 """Published names into our models: wrappers, nested checkpoints, other grids, and what is refused."""
 
+import argparse
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -58,6 +62,75 @@ def test_a_saved_autoencoder_loads_in_both_forms():
     torch.testing.assert_close(larger.decoder_pos_embed[:, 1:], expected)
 
 
+def training_checkpoint(weights):
+    """What DINO's main_dino.py saves: both networks, of which the student is wrapped for several processes, and its options."""
+    head = {"head.mlp.0.weight": torch.zeros(2, 8), "head.last_layer.weight_g": torch.ones(2, 1)}
+    inside = {"encoder.module.weight": torch.zeros(1)}  # a wrapper's name that is no prefix stays where it is
+    teacher = {f"backbone.{name}": value for name, value in weights.items()} | head
+    student = {f"module.{name}": torch.full_like(value, torch.nan) for name, value in teacher.items()}
+    options = argparse.Namespace(arch="vit_tiny", patch_size=4, lr=5e-4, local_crops_scale=(0.05, 0.4), use_fp16=True, dist_url="env://")
+    return {"student": student, "teacher": teacher, "optimizer": {"state": {0: inside}, "param_groups": []}, "epoch": 3, "args": options,
+            "dino_loss": {"center": torch.zeros(1, 2)}}  # fmt: skip
+
+
+@proves(NAME, "property")
+def test_a_training_checkpoint_is_read_with_its_namespace_and_nothing_else(tmp_path):
+    weights = {name: torch.randn_like(value) for name, value in tiny().state_dict().items()}
+    torch.save(training_checkpoint(weights), tmp_path / "checkpoint.pth")
+    with pytest.raises(pickle.UnpicklingError, match="argparse.Namespace"):  # so a user meets it
+        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    for file in (tmp_path / "checkpoint.pth", str(tmp_path / "checkpoint.pth")):
+        model = ViT(8, 4, 8, 1, 2)
+        assert set(load_official(model, file, "dino")) == {"head.mlp.0.weight", "head.last_layer.weight_g"}
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, weights[name])  # the teacher's: the student is all NaN
+        assert model.resample == "offset"
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()  # nothing is left behind
+    for stranger in (Stranger(), argparse.Namespace(inner=Stranger())):
+        torch.save({"teacher": weights, "args": stranger}, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=r"load_official: got .*other.pth, of which torch says: .* expected a file of tensors, plain"):
+            load_official(ViT(8, 4, 8, 1, 2), tmp_path / "other.pth", "dino")
+    assert not Stranger.built
+
+
+class Stranger:
+    """A class of somebody's own, which loading must not build."""
+
+    built = False
+
+    def __reduce__(self):
+        return setattr, (Stranger, "built", True)
+
+
+def test_wrappers_inside_of_a_name_stay(tmp_path):
+    """DINO's own code takes `module.` and `backbone.` out wherever they stand, and so mixes names up."""
+    weights = tiny().state_dict()
+    with pytest.raises(ValueError, match=r"1 unexpected \(blocks.0.module.norm1.weight\)"):
+        load_official(tiny(), {f"module.{name}": x for name, x in weights.items()} | {"module.blocks.0.module.norm1.weight": torch.ones(8)})
+
+
+@pytest.mark.parametrize(("registers", "mode"), [(0, "offset"), (2, "antialias")])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_dinov2s_names(registers, mode, chunked):
+    """Blocks in chunks keep their number in the whole; registers, and the mode that goes with them."""
+    torch.manual_seed(0)
+    build = partial(ViT, patch=4, dim=8, depth=3, heads=2, prefix=("cls", *["reg"] * registers), layer_scale=1.0)
+    saved = build(image_size=8)
+    names = {"reg_token": "register_tokens"} | {f"blocks.{i}.": f"blocks.{i // 2}.{i}." for i in range(3) if chunked}
+    published = {"mask_token": torch.zeros(1, 8), "dino_head.mlp.0.weight": torch.zeros(2, 8), "ibot_head.mlp.0.weight": torch.zeros(2, 8)}
+    for name, value in saved.state_dict().items():
+        old = next((old for old in names if name.startswith(old)), "")
+        published[names.get(old, "") + name.removeprefix(old)] = value
+    model = build(image_size=12)
+    dropped = load_official(model, {"teacher": {f"backbone.{name}": value for name, value in published.items()}}, "dinov2")
+    assert set(dropped) == {"mask_token", "dino_head.mlp.0.weight", "ibot_head.mlp.0.weight"}
+    assert model.resample == mode
+    table = resample_positions(saved.pos_embed[0, 1:], (2, 2), (3, 3), mode)
+    for name, value in model.state_dict().items():
+        expected = torch.cat([saved.pos_embed[:, :1], table[None]], dim=1) if name == "pos_embed" else saved.state_dict()[name]
+        assert torch.equal(value, expected), name
+
+
 @proves(NAME, "loop")
 @pytest.mark.parametrize("positions", ["learned", "separable", None])
 @pytest.mark.parametrize("how", ["central", "average"])
@@ -108,7 +181,8 @@ def test_errors():
     with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed \[1, 6, 8\] for \[1, 5, 8\]\)"):
         load_official(model, {**tiny().state_dict(), "pos_embed": torch.zeros(1, 6, 8)})
     with pytest.raises(
-        ValueError, match=r"load_official: got source='clip'; expected one of 'timm', 'dino', 'deit', 'mae', 'beit', 'maskfeat'. To mend"
+        ValueError,
+        match=r"load_official: got source='clip'; expected one of 'timm', 'dino', 'dinov2', 'deit', 'mae', 'beit', 'maskfeat'. To mend",
     ):
         load_official(model, state, "clip")
     with pytest.raises(ValueError, match=r"load_official: got image_filters='mean'; expected .central. or .average.. To mend"):

@@ -1,6 +1,9 @@
 """Published weights into a `ViT` or `MAE`."""
 
+import argparse
 import math
+import os
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -15,23 +18,30 @@ from sslkit.backbones.mae import MAE
 from sslkit.backbones.positions import Resample, resample_positions
 from sslkit.backbones.vit import ViT
 
-Source = Literal["timm", "dino", "deit", "mae", "beit", "maskfeat"]
-MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "deit": "size", "mae": "size", "beit": "size", "maskfeat": "size"}
+Source = Literal["timm", "dino", "dinov2", "deit", "mae", "beit", "maskfeat"]
+MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "dinov2": "offset", "deit": "size", "mae": "size", "beit": "size",
+                              "maskfeat": "size"}  # fmt: skip
 
 # Where a training checkpoint holds the weights; DINO's teacher, not its student, is what the paper evaluates.
 _NESTED = ("teacher", "model", "state_dict", "model_state", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.", "backbone.", "encoder.")
-_CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.", "lm_head.", "pred_head.")
+_CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.", "lm_head.", "pred_head.", "dino_head.", "ibot_head.")
 
 
 def load_official(
-    model: ViT | MAE | TorchvisionMViT, state_dict: Mapping[str, Any], source: Source = "timm", *, image_filters: Inflate = "central"
+    model: ViT | MAE | TorchvisionMViT,
+    state_dict: Mapping[str, Any] | str | os.PathLike[str],
+    source: Source = "timm",
+    *,
+    image_filters: Inflate = "central",
 ) -> tuple[str, ...]:
     """Loads published weights, and sets `model.resample` to the mode they were made with.
 
         source      resample       file
         "timm"      antialias      state dict of a timm VisionTransformer, registers and distillation token included
         "dino"      offset         backbone file, or a training checkpoint, of which the teacher is taken
+        "dinov2"    offset         backbone file, or a training checkpoint; with registers antialias. A `ViT` with layer_scale=..., which
+                                   has no gated MLP, so the giant model is refused
         "deit"      size           {"model": ...} or a state dict
         "mae"       size           {"model": ...}; a `MAE` takes encoder and decoder, a `ViT` the encoder alone
         "beit"      size           {"model": ...}: a `ViT` with positions="relative", layer_scale=...; its bias of keys, which cancels
@@ -45,7 +55,8 @@ def load_official(
 
     Args:
         model: a `ViT` or `MAE` of the sizes of the weights, or an adapted `maskfeat_mvit`; changed in place.
-        state_dict: what `torch.load(file, weights_only=True)` gives.
+        state_dict: what `torch.load(file, weights_only=True)` gives, or the file, which is read in the same way: nothing in it is executed.
+            One class is let through, `argparse.Namespace`, in which training checkpoints of DINO, DeiT and MAE keep their options.
         source: whose weights they are.
         image_filters: "central" puts them on the middle frame of a tubelet, "average" on all, divided by their number; see `inflate`.
 
@@ -53,15 +64,16 @@ def load_official(
         Names that were left out.
 
     Raises:
-        ValueError: weights are missing, unexpected or of another shape; nothing is loaded then.
-        TypeError: the model is of another class, or state_dict no mapping.
+        ValueError: weights are missing, unexpected or of another shape, or the file holds other objects; nothing is loaded then.
+        TypeError: the model is of another class, or state_dict no mapping and no file.
     """
+    state_dict = _read(state_dict) if isinstance(state_dict, str | os.PathLike) else state_dict
     if isinstance(model, TorchvisionMViT) and source == "maskfeat":
         return _load_mvit(model, _unwrap(state_dict))
     if not isinstance(model, ViT | MAE) or not isinstance(state_dict, Mapping):
         raise wrong("load_official", given=f"model of type {type(model).__name__}, state_dict of type {type(state_dict).__name__}",
-                    expected="a ViT or MAE, and a mapping from names to tensors", mend="pass torch.load(file, weights_only=True)",
-                    kind=TypeError)  # fmt: skip
+                    expected="a ViT or MAE, and a mapping from names to tensors, or a file",
+                    mend="pass torch.load(file, weights_only=True)", kind=TypeError)  # fmt: skip
     if source not in MODES:
         raise wrong("load_official", given=f"source={source!r}", expected=f"one of {', '.join(map(repr, MODES))}",
                     mend='"timm" fits most files with names such as blocks.0.attn.qkv.weight')  # fmt: skip
@@ -71,7 +83,10 @@ def load_official(
                     mend="load the weights by their own library before adapt", kind=TypeError)  # fmt: skip
     weights: dict[str, Tensor] = {}
     dropped: list[str] = []
-    for name, tensor in _TRANSLATE.get(source, _as_it_is)(_unwrap(state_dict)).items():
+    published = _unwrap(state_dict)
+    if source == "dinov2" and "register_tokens" in published:
+        mode = "antialias"
+    for name, tensor in _TRANSLATE.get(source, _as_it_is)(published).items():
         place = _place(name, model)
         if place is None:
             dropped.append(name)
@@ -87,6 +102,17 @@ def load_official(
     model.load_state_dict(weights)
     encoder.resample = mode
     return tuple(dropped)
+
+
+def _read(file: str | os.PathLike[str]) -> Any:
+    """A checkpoint's contents. The list of what may be in it is torch's own, and a namespace, whose attributes are plain values."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise wrong("load_official", given=f"{os.fspath(file)}, of which torch says: {str(error).splitlines()[0]}",
+                    expected="a file of tensors, plain values and argparse.Namespace",
+                    mend="take the weights out of it where you trust its author, and pass them") from error  # fmt: skip
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -124,6 +150,11 @@ def _of_beit(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def _of_dinov2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Blocks in chunks are numbered through; registers have timm's name here."""
+    return {re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name).replace("register_tokens", "reg_token"): x for name, x in weights.items()}
+
+
 # SlowFast's names in torchvision's MViT.
 _MVIT = (
     (r"^patch_embed\.proj\.", "conv_proj."),
@@ -151,7 +182,7 @@ def _load_mvit(model: TorchvisionMViT, published: dict[str, Tensor]) -> tuple[st
     return tuple(dropped)
 
 
-_TRANSLATE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {"beit": _of_beit}
+_TRANSLATE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {"beit": _of_beit, "dinov2": _of_dinov2}
 
 
 def _place(name: str, model: nn.Module) -> str | None:
