@@ -2,6 +2,7 @@
 
     python examples/mae.py                                                    first, something to fine-tune
     python examples/finetune.py --init runs/mae --labels 100
+    python examples/finetune.py --init runs/beit --labels 100                 also a run of beit.py, or of maskfeat.py
     python examples/finetune.py --init runs/mae --labels 100 --scratch        the control: the same network, weights drawn anew
     python examples/finetune.py --init runs/mae --size 48                     at a higher resolution, positions resampled
     python examples/finetune.py --init runs/mae --intermediate scenes         over another labelled set, then as above
@@ -38,13 +39,21 @@ from sslkit.distributed import global_mean
 from sslkit.evaluation import top_accuracy
 from sslkit.optim import layer_decay_groups
 
+# What tells the transformers of the examples apart.
+NETWORKS = {
+    "mae": {"positions": "sincos", "init": "mae"},
+    "beit": {"positions": "relative", "layer_scale": 0.1, "init": "beit"},
+    "maskfeat": {"positions": "learned", "init": "timm"},
+}
+
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run_options(parser, steps=150, out="runs/finetune")
     parser.set_defaults(data="digits", size=32, batch=64)
-    parser.add_argument("--init", type=Path, help="folder of a run of mae.py or of this example, whose network and weights are taken")
+    parser.add_argument("--init", type=Path, help="folder of a run of mae.py, beit.py, maskfeat.py or this example: network and weights")
     parser.add_argument("--scratch", action="store_true", help="take the network of --init, but not its weights")
+    parser.add_argument("--network", choices=list(NETWORKS), default="mae", help="without --init: the example whose network is built")
     parser.add_argument("--patch", type=int, default=4, help="without --init: side of a patch in pixels")
     parser.add_argument("--dim", type=int, default=96, help="without --init: width, 32 a head")
     parser.add_argument("--depth", type=int, default=4, help="without --init: blocks")
@@ -78,15 +87,31 @@ class Classifier(nn.Module):
         return self.head(self.norm(self.encoder(centred(images)).pooled(self.pool)))  # [batch, classes]
 
 
+def network_of(start, folder):
+    """The example whose network a checkpoint holds."""
+    weights = start["parts"].get("model", {})
+    if "network" in start["settings"]:  # a run of this example
+        return start["settings"]["network"]
+    if "mae.encoder.pos_embed" in weights:
+        return "mae"
+    if "token" in weights and "encoder.rel_pos_bias.relative_position_bias_table" in weights:
+        return "beit"
+    if "token" in weights and "encoder.pos_embed" in weights:
+        return "maskfeat"
+    raise wrong("--init", given=f"{folder}, with another network", expected="a run of mae.py, beit.py, maskfeat.py or finetune.py",
+                mend="train one of these, then pass its folder")  # fmt: skip
+
+
 def build(options, channels, classes):
     """The classifier: network and weights of --init, or drawn from the seed."""
     start = read_checkpoint(options.init / "checkpoint.pt") if options.init else None
     if start:
+        options.network = network_of(start, options.init)
         options.patch, options.dim, options.depth = (start["settings"][name] for name in ("patch", "dim", "depth"))
         options.base_size = start["settings"].get("base_size") or start["settings"]["size"]
     torch.manual_seed(options.seed)
     encoder = ViT(options.base_size or options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels,
-                  positions="sincos", init="mae", drop_path=options.drop_path, final_norm=options.pool == "cls")  # fmt: skip
+                  drop_path=options.drop_path, final_norm=options.pool == "cls", **NETWORKS[options.network])  # fmt: skip
     model = Classifier(encoder, options.pool, classes)
     if start and not options.scratch:
         own = model.state_dict()

@@ -9,9 +9,11 @@ from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, s
 from sslkit.kernels import gather_tokens
 from sslkit.losses import masked_mse
 
-import common  # isort: skip  # runs.py puts the folder of the examples on the path
+import beit  # isort: skip  # runs.py puts the folder of the examples on the path
+import common  # isort: skip
 import finetune  # isort: skip
 import mae  # isort: skip
+import maskfeat  # isort: skip
 
 SMALL = [*DIGITS, "--size", "16", "--batch", "32", "--dim", "32", "--depth", "2", "--decoder-dim", "32"]
 
@@ -123,6 +125,41 @@ def test_fine_tuning_at_another_resolution_over_another_set_and_on_two_processes
     run("finetune", *shared, "--size", 16, "--batch", 33, "--out", tmp_path / "two", processes=2)
     run("finetune", *shared, "--size", 16, "--batch", 33, "--out", tmp_path / "one")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.parametrize(("example", "pool"), [("beit", "mean"), ("maskfeat", "cls")])
+def test_fine_tuning_reads_the_encoders_of_the_other_masked_examples(example, pool, tmp_path):
+    """Without a step the encoder is that of the run, also at another size and read again from a run of this example."""
+    first = [*SMALL[:-2], "--patch", 4, "--steps", 2, *(("--target", "pixels") if example == "beit" else ())]
+    run(example, *first, "--out", tmp_path / example)
+    shared = [*DIGITS, "--labels", 0.1, "--pool", pool]
+    run("finetune", *shared, "--size", 24, "--init", tmp_path / example, "--steps", 1, "--lr", 0, "--out", tmp_path / "still")
+    run("finetune", *shared, "--size", 16, "--init", tmp_path / "still", "--steps", 2, "--out", tmp_path / "again")
+    before, still, again = (common.read_checkpoint(tmp_path / name / "checkpoint.pt") for name in (example, "still", "again"))
+    weights, kept, moved = (checkpoint["parts"]["model"] for checkpoint in (before, still, again))
+    encoder = {name for name in weights if name.startswith("encoder.") and (pool == "cls" or not name.startswith("encoder.norm."))}
+    assert encoder == {name for name in kept if name.startswith("encoder.")}
+    assert all(torch.equal(weights[name], kept[name]) for name in encoder)
+    assert {before["settings"]["size"], still["settings"]["base_size"], again["settings"]["base_size"]} == {16}
+    assert (still["settings"]["network"], again["settings"]["network"]) == (example, example)
+    table = {"beit": "encoder.rel_pos_bias.relative_position_bias_table", "maskfeat": "encoder.pos_embed"}[example]
+    for name in (table, "encoder.blocks.1.mlp.fc2.weight"):
+        assert not torch.equal(kept[name], moved[name])
+
+    options = finetune.parse([*map(str, shared), "--size", "24", "--init", str(tmp_path / example)])
+    model, images = finetune.build(options, 3, 10).eval(), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    module, data = {"beit": beit, "maskfeat": maskfeat}[example], common.Data(images, images, images)
+    pretrained = module.build(module.parse([*map(str, first)]), data, torch.device("cpu"))[0].eval()
+    pretrained.load_state_dict(weights)
+    patches = pretrained.encoder(images, layers=[-1]).layers[0]  # before the final norm
+    assert torch.equal(model.encoder(images, layers=[-1]).layers[0], patches)
+
+
+def test_networks_that_are_not_fine_tuned_are_refused(pretrained, tmp_path):
+    run("supervised", *DIGITS, "--size", 16, "--steps", 1, "--batch", 32, "--out", tmp_path / "convnet")
+    assert "with another network; expected a run of mae.py, beit.py, maskfeat.py or finetune.py" in refusal(
+        finetune, "--size", 16, "--init", tmp_path / "convnet", "--out", tmp_path / "a"
+    )
 
 
 def refusal(example, *options):
