@@ -33,7 +33,8 @@ from sslkit.schedules import cosine
 from sslkit.targets import DVAE
 
 FORMAT = "sslkit example, version 1"
-PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png", "collapse.png")
+PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png", "collapse.png",
+            "accuracy.png")  # fmt: skip
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
@@ -390,12 +391,17 @@ class Teacher(nn.Module):
                         mend="train one with supervised.py" + ("" if classify else " or simclr.py"))  # fmt: skip
         self.network.load_state_dict(own)
         self.register_buffer("weight", weights["1.weight"] if classify else None)
+        self.register_buffer("bias", weights["1.bias"] if classify else None)
         self.values = len(self.weight) if classify else self.network.dim
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.network.maps(images)  # [batch, dim, h, w]
         return maps if self.weight is None else torch.einsum("kd,bdhw->bkhw", self.weight, maps)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[batch, classes], of whole pictures in [0, 1] of any size."""
+        return nn.functional.linear(self.network(images), self.weight, self.bias)
 
 
 class Words(nn.Module):
