@@ -17,14 +17,18 @@ from sslkit.kernels import masked_pixel_loss
 from sslkit.losses import (
     barlow_twins_loss,
     byol_loss,
+    dcl_loss,
     deepcluster_loss,
     dino_loss,
     dino_mse_loss,
     hard_distillation_loss,
+    info_nce,
     masked_cross_entropy,
     masked_mse,
+    moco_v3_loss,
     nce_loss,
     nce_normalizer,
+    nnclr_loss,
     nt_xent,
     simsiam_loss,
     sinkhorn_knopp,
@@ -139,6 +143,15 @@ COMPONENTS = [
         lambda: partial(nt_xent, temperature=0.2),
         _two_views,
         ("gradcheck", "worlds", "compile", "half", "pickle"),
+    ),
+    *(
+        Component(f"losses.{loss.__name__}", "loss", partial(partial, loss, temperature=0.2), _two_views, proofs)
+        for loss, proofs in (
+            (info_nce, ("gradcheck", "worlds", "compile", "half", "pickle")),
+            (dcl_loss, ("gradcheck", "worlds", "compile", "half", "pickle")),
+            (moco_v3_loss, ("worlds", "pickle")),  # the others of these hold one side fixed, which learns nothing
+            (nnclr_loss, ("worlds", "pickle")),
+        )
     ),
     Component(
         "losses.masked_mse",

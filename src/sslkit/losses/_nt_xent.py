@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive
 from sslkit.distributed import Group, gather, global_mean
-from sslkit.losses._unit import unit
+from sslkit.losses._unit import products, unit
 
 
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, group: Group | None = None) -> Tensor:
@@ -42,8 +42,7 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, group: Group | 
     total = gathered.rows.shape[0]
     own = gathered.start + torch.arange(batch, device=z.device)
     itself, positive = torch.cat([own, own + total]), torch.cat([own + total, own])
-    with torch.autocast(z.device.type, enabled=False):  # a half-precision product would lose the digits that 1/temperature magnifies
-        logits = anchors @ candidates.T / temperature  # [views * batch, views * global batch]
-        logits = logits.scatter(1, itself[:, None], -torch.inf)
-        loss = torch.nn.functional.cross_entropy(logits, positive, reduction="sum")
+    logits = products(anchors, candidates) / temperature  # [views * batch, views * global batch]
+    logits = logits.scatter(1, itself[:, None], -torch.inf)
+    loss = torch.nn.functional.cross_entropy(logits, positive, reduction="sum")
     return global_mean(loss, 2 * total, group)

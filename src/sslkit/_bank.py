@@ -1,0 +1,225 @@
+"""What a bank of rows is asked without a [queries, rows] matrix: the mean under a softmax, and the nearest rows.
+
+Both go through the bank in slabs that stay in the cache, and are registered operators, so that a compiled graph has one node for each.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sslkit._checks import wrong
+
+_GROUP = 32  # rows whose largest coarse similarity is kept
+# A coarse similarity of unit vectors is off by at most: bf16 rounds each of the two (2^-9 of its length), and the product (2^-9);
+# the rest is for lengths that are 1 up to rounding, and for sums in float32.
+_ERROR = 3 * 2.0**-9 + 2.0**-12
+
+
+def softmax_mean(queries: Tensor, rows: Tensor, filled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """s[b, j] = <queries[b], unit(rows[j])>  ->  log sum over j of exp s[b, j],  and  sum over j of softmax(s[b])[j] unit(rows[j])
+
+    [batch] and [batch, dim]. The second is the gradient of the first; it is kept for the backward pass, and the rows are not: they may
+    be overwritten.
+
+    Args:
+        queries: [batch, dim], divided by the temperature, float32 or float64.
+        rows: [rows, dim], floating; no gradient flows back.
+        filled: no dimension, int64: the rows from this number on do not count; 0 or None: all count.
+
+    No row at all: -inf, and a mean of 0.
+    """
+    lse, mean = torch.ops.sslkit.softmax_mean(queries, rows.detach(), filled)
+    return lse, mean
+
+
+def nearest_rows(queries: Tensor, rows: Tensor, k: int = 1, filled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k rows with the largest inner product: (similarity, ids), both [batch, k], by falling similarity.
+
+    Args:
+        queries: [batch, dim] of length 1, float32 or float64.
+        rows: [rows, dim] of length 1.
+        k: at most the number of rows.
+        filled: as above. Places for which no row is left hold the nearest once more.
+
+    Of equal rows the one that stands first is the nearest. A CPU that multiplies bfloat16 looks there first, for k = 1, and again in
+    float32 wherever the bound of the rounding leaves a doubt: the answer is the same.
+    """
+    similarity, ids = torch.ops.sslkit.nearest_rows(queries, rows.detach(), k, filled)
+    return similarity, ids
+
+
+def _counted(rows: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The rows that count, and what is added to the similarity of each, or None."""
+    if filled is None:
+        return rows, None
+    if rows.device.type == "cpu":  # where looking costs nothing
+        count = int(filled)
+        return rows[: count or len(rows)], None
+    hidden = (torch.arange(len(rows), device=rows.device) >= filled) & (filled > 0)
+    return rows, torch.zeros(len(rows), device=rows.device).masked_fill(hidden, -torch.inf)
+
+
+def _slabs(batch: int, rows: Tensor, numbers: int) -> Iterator[tuple[int, Tensor]]:
+    """(first row, slab), about `numbers` similarities each."""
+    size = max(_GROUP, numbers // max(batch, 1) // _GROUP * _GROUP)
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size]
+
+
+def _numbers(x: Tensor) -> int:
+    return 2**18 if x.device.type == "cpu" else 2**24  # 1 MiB, a cache's; 64 MiB
+
+
+@torch.library.custom_op(
+    "sslkit::softmax_mean", mutates_args=(), schema="(Tensor queries, Tensor rows, Tensor? filled) -> (Tensor, Tensor)"
+)
+def _softmax_mean(queries: Tensor, rows: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    rows, bias = _counted(rows, filled)
+    top = queries.new_full((len(queries),), torch.finfo(queries.dtype).min)
+    total, mean = torch.zeros_like(top), torch.zeros_like(queries)
+    with torch.autocast(queries.device.type, enabled=False):
+        for start, slab in _slabs(len(queries), rows, _numbers(queries)):
+            slab = normalize(slab.to(queries.dtype), dim=1, eps=1e-6)
+            s = queries @ slab.T  # [batch, slab]
+            if bias is not None:
+                s += bias[start : start + len(slab)]
+            higher = torch.maximum(top, s.amax(dim=1))
+            p, shrunk = s.sub_(higher[:, None]).exp_(), top.sub_(higher).exp_()
+            total.mul_(shrunk).add_(p.sum(dim=1))
+            mean.mul_(shrunk[:, None]).addmm_(p, slab)
+            top = higher
+    tiny = torch.finfo(total.dtype).tiny
+    return total.log().add_(top), mean.div_(total.clamp(min=tiny)[:, None])
+
+
+@_softmax_mean.register_fake
+def _(queries: Tensor, rows: Tensor, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    return queries.new_empty(queries.shape[0]), torch.empty_like(queries, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+
+
+def _gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, None, None]:
+    (mean,) = ctx.saved_tensors
+    if type(grad) is Tensor and not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        raise wrong("negatives", given="a gradient of the loss's gradient (create_graph=True)", expected="one derivative",
+                    mend="write the loss over queries @ negatives.T there", kind=RuntimeError)  # fmt: skip
+    return None if grad is None else grad[:, None] * mean, None, None
+
+
+_softmax_mean.register_autograd(_gradient, setup_context=_save)
+
+
+@torch.library.custom_op(
+    "sslkit::nearest_rows", mutates_args=(), schema="(Tensor queries, Tensor rows, int k, Tensor? filled) -> (Tensor, Tensor)"
+)
+def _nearest_rows(queries: Tensor, rows: Tensor, k: int, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    rows, bias = _counted(rows, filled)
+    with torch.autocast(queries.device.type, enabled=False):
+        if k > 1:
+            return _several(queries, rows, k, bias)
+        if queries.dtype == torch.float32 and len(queries) >= 16 and len(rows) >= 4096 and rows.device.type == "cpu" and _fast_bf16():
+            similarity, ids = _certified(queries, rows)
+        else:
+            similarity, ids = _plain(queries, rows, bias)
+        return similarity[:, None], ids[:, None]
+
+
+@_nearest_rows.register_fake
+def _(queries: Tensor, rows: Tensor, k: int, filled: Tensor | None) -> tuple[Tensor, Tensor]:
+    shape = queries.shape[0], k
+    return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
+
+
+@cache
+def _fast_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 faster than float32."""
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def _plain(queries: Tensor, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    best, ids = queries.new_full((len(queries),), -torch.inf), queries.new_zeros(len(queries), dtype=torch.int64)
+    buffer = queries.new_empty(0)
+    for start, slab in _slabs(len(queries), rows, _numbers(queries)):
+        count = len(queries) * len(slab)
+        buffer = buffer if len(buffer) >= count else queries.new_empty(count)
+        s = torch.mm(queries, slab.to(queries.dtype).T, out=buffer[:count].view(len(queries), len(slab)))
+        if bias is not None:
+            s += bias[start : start + len(slab)]
+        values, places = s.max(dim=1)
+        if start == 0:
+            best, ids = values, places
+        else:
+            better = values > best  # not >=: of equals the first stays, whatever the size of a slab
+            best, ids = torch.where(better, values, best), torch.where(better, places + start, ids)
+    return best, ids
+
+
+def _several(queries: Tensor, rows: Tensor, k: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    best, ids = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64)
+    for start, slab in _slabs(len(queries), rows, _numbers(queries)):
+        s = queries @ slab.to(queries.dtype).T
+        if bias is not None:
+            s += bias[start : start + len(slab)]
+        values, places = s.topk(min(k, len(slab)), dim=1)
+        best, ids = torch.cat([best, values], dim=1), torch.cat([ids, places + start], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        ids = ids.gather(1, order)
+    if bias is not None:
+        ids, best = ids.where(best > -torch.inf, ids[:, :1]), best.where(best > -torch.inf, best[:, :1])
+    missing = k - best.shape[1]
+    return tuple(torch.cat([x, x[:, :1].expand(-1, missing)], dim=1) for x in (best, ids))  # type: ignore[return-value]
+
+
+def _certified(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`_plain`, on a CPU: bf16 says which groups of rows may hold the nearest one, float32 looks into these.
+
+    The nearest row's coarse similarity is at least the largest coarse one minus twice the error; every group below that is left out.
+    """
+    batch, dim = queries.shape
+    whole = len(rows) // _GROUP * _GROUP
+    coarse = queries.bfloat16()
+    tops = torch.empty(batch, whole // _GROUP, dtype=torch.int16)
+    first, step = torch.empty(2, whole // _GROUP, dtype=torch.int64)  # a group is the rows first + i * step
+    slabs = list(_slabs(batch, rows[:whole], 2**19))
+    size = len(slabs[0][1])
+    buffer, narrow = coarse.new_empty(batch * size), coarse.new_empty(size, dim)
+    for start, slab in slabs:
+        size, groups = len(slab), len(slab) // _GROUP
+        s = torch.mm(coarse, narrow[:size].copy_(slab).T, out=buffer[: batch * size].view(batch, size))
+        here = slice(start // _GROUP, start // _GROUP + groups)
+        # positive bf16 numbers are ordered as the integers of their bits, whose maximum a CPU finds faster.
+        torch.amax(s.view(torch.int16).view(batch, _GROUP, groups), dim=1, out=tops[:, here])
+        first[here], step[here] = torch.arange(start, start + groups), groups
+    near = tops.view(torch.bfloat16).float()
+    top = near.amax(dim=1)
+    candidates = near >= (top - 2 * _ERROR)[:, None]
+    # no certificate: not positive, not finite, or so many equals that looking into them costs more than all of it.
+    unsure = ~(top > 2 * _ERROR) | ~top.isfinite() | (candidates.sum(dim=1) > 16)
+    query, group = (candidates & ~unsure[:, None]).nonzero(as_tuple=True)
+    inside = torch.arange(_GROUP)
+    best, ids = queries.new_full((batch,), -torch.inf), torch.full((batch,), len(rows))
+    found: list[tuple[Tensor, Tensor]] = []
+    for q, g in zip(torch.split(query, 64), torch.split(group, 64), strict=True):
+        members = first[g, None] + inside * step[g, None]  # [64, group]
+        block = rows.index_select(0, members.flatten()).view(len(g), _GROUP, dim).to(queries.dtype)
+        values, places = torch.bmm(block, queries[q, :, None])[:, :, 0].max(dim=1)
+        found.append((values, members.gather(1, places[:, None])[:, 0]))
+    values, members = (torch.cat(part) for part in zip(*found, strict=True)) if found else (best[:0], ids[:0])
+    best.scatter_reduce_(0, query, values, "amax")
+    ids.scatter_reduce_(0, query, members.where(values == best[query], len(rows)), "amin")  # of equals the first
+    if whole < len(rows):
+        values, places = _plain(queries, rows[whole:], None)
+        better = values > best
+        best, ids = values.where(better, best), (places + whole).where(better, ids)
+    if bool(unsure.any()):
+        best[unsure], ids[unsure] = _plain(queries[unsure], rows, None)
+    return best, ids
