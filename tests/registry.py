@@ -293,6 +293,7 @@ COMPONENTS = [
         {"golden": ALONE, "worlds": NO_GROUP},
     ),
     Component("modules.MemoryBank", "module"),
+    Component("modules.SupportSet", "module", absent={"gradcheck": "what it gives carries no gradient"}),
     Component("modules.encode_views", "stem"),
     Component(
         "backbones.convnet_small",
@@ -338,6 +339,7 @@ COMPONENTS = [
     Component("evaluation.linear_probe", "evaluation", absent={"golden": NO_NUMBERS}),
     Component("evaluation.few_shot", "evaluation", absent={"golden": NO_NUMBERS}),
     Component("evaluation.nearest_neighbours", "evaluation", absent={"golden": NO_NUMBERS}),
+    Component("evaluation.neighbour_match_accuracy", "evaluation", absent={"half": "it takes labels alone"}),
     Component("evaluation.probe_features", "evaluation"),
     Component("evaluation.multiscale_features", "evaluation"),
     Component("evaluation.extract_features", "evaluation", absent={"golden": NO_NUMBERS}),

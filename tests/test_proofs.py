@@ -17,6 +17,7 @@ PARTS = {
     "backbones": {"ConvNet", "Tokens", "vit_base", "vit_huge", "vit_large", "vit_small", "vit_tiny"},
     "patches": {"Order"},
     "maskers": {"Masker"},
+    "modules": {"Neighbours"},
     "kernels": {"Choice", "explain", "use_backend"},
     "distributed": {"Gathered", "row_count", "world_size"},
     "evaluation": {"Accuracy", "CollapseReport", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult",

@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 from sslkit._checks import wrong
 
 _GROUP = 32  # rows whose largest coarse similarity is kept
-# A coarse similarity of unit vectors is off by at most: bf16 rounds each of the two (2^-9 of its length), and the product (2^-9);
-# the rest is for lengths that are 1 up to rounding, and for sums in float32.
-_ERROR = 3 * 2.0**-9 + 2.0**-12
+# What bf16 adds to the error of a coarse similarity below 1, beside that of its two vectors: half a unit in its last place; and some
+# for sums in float32 and lengths that are 1 up to rounding.
+_ROUNDING = 2.0**-9 + 2.0**-12
 
 
 def softmax_mean(queries: Tensor, rows: Tensor, filled: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int = 1, filled: Tensor | Non
         k: at most the number of rows.
         filled: as above. Places for which no row is left hold the nearest once more.
 
-    Of equal rows the one that stands first is the nearest. A CPU that multiplies bfloat16 looks there first, for k = 1, and again in
+    Of equal similarities the first wins. A CPU that multiplies bfloat16 looks there first, for k = 1, and again in
     float32 wherever the bound of the rounding leaves a doubt: the answer is the same.
     """
     similarity, ids = torch.ops.sslkit.nearest_rows(queries, rows.detach(), k, filled)
@@ -182,28 +182,35 @@ def _several(queries: Tensor, rows: Tensor, k: int, bias: Tensor | None) -> tupl
 def _certified(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """`_plain`, on a CPU: bf16 says which groups of rows may hold the nearest one, float32 looks into these.
 
-    The nearest row's coarse similarity is at least the largest coarse one minus twice the error; every group below that is left out.
+    |<z, q> - min(coarse, 1)| <= |z - bf16(z)| + |q - bf16(q)| + _ROUNDING, by Cauchy and Schwarz. So the coarse similarity of the nearest
+    row is at least the largest coarse one minus twice that, and every group below is left out.
     """
     batch, dim = queries.shape
     whole = len(rows) // _GROUP * _GROUP
     coarse = queries.bfloat16()
+    own = torch.linalg.vector_norm(queries - coarse, dim=1)  # [batch]
+    theirs = own.new_zeros(())
     tops = torch.empty(batch, whole // _GROUP, dtype=torch.int16)
     first, step = torch.empty(2, whole // _GROUP, dtype=torch.int64)  # a group is the rows first + i * step
     slabs = list(_slabs(batch, rows[:whole], 2**19))
     size = len(slabs[0][1])
-    buffer, narrow = coarse.new_empty(batch * size), coarse.new_empty(size, dim)
+    buffer, narrow, lost = coarse.new_empty(batch * size), coarse.new_empty(size, dim), rows.new_empty(size, dim)
     for start, slab in slabs:
         size, groups = len(slab), len(slab) // _GROUP
         s = torch.mm(coarse, narrow[:size].copy_(slab).T, out=buffer[: batch * size].view(batch, size))
+        if rows.dtype != torch.bfloat16:
+            torch.sub(slab, narrow[:size], out=lost[:size])
+            theirs = torch.maximum(theirs, torch.linalg.vector_norm(lost[:size], dim=1).amax())
         here = slice(start // _GROUP, start // _GROUP + groups)
         # positive bf16 numbers are ordered as the integers of their bits, whose maximum a CPU finds faster.
         torch.amax(s.view(torch.int16).view(batch, _GROUP, groups), dim=1, out=tops[:, here])
         first[here], step[here] = torch.arange(start, start + groups), groups
     near = tops.view(torch.bfloat16).float()
-    top = near.amax(dim=1)
-    candidates = near >= (top - 2 * _ERROR)[:, None]
+    top = near.amax(dim=1).clamp(max=1)
+    doubt = 2 * (own + theirs + _ROUNDING)  # [batch]
+    candidates = near >= (top - doubt)[:, None]
     # no certificate: not positive, not finite, or so many equals that looking into them costs more than all of it.
-    unsure = ~(top > 2 * _ERROR) | ~top.isfinite() | (candidates.sum(dim=1) > 16)
+    unsure = ~(top > doubt) | ~top.isfinite() | (candidates.sum(dim=1) > 16)
     query, group = (candidates & ~unsure[:, None]).nonzero(as_tuple=True)
     inside = torch.arange(_GROUP)
     best, ids = queries.new_full((batch,), -torch.inf), torch.full((batch,), len(rows))

@@ -6,6 +6,7 @@ Results are frozen dataclasses that print themselves; accuracies are in percent.
 from sslkit.evaluation._accuracy import Accuracy, top_accuracy
 from sslkit.evaluation._few_shot import FewShotResult, Spread, few_shot
 from sslkit.evaluation._jaccard import JaccardResult, jaccard
+from sslkit.evaluation._neighbour_match import neighbour_match_accuracy
 from sslkit.evaluation._search import Neighbours, nearest_neighbours
 from sslkit.evaluation.attention import attention_masks
 from sslkit.evaluation.collapse import CollapseReport, collapse_report
@@ -37,6 +38,7 @@ __all__ = [
     "mean_absolute_error",
     "multiscale_features",
     "nearest_neighbours",
+    "neighbour_match_accuracy",
     "probe_features",
     "semi_supervised_subset",
     "top_accuracy",

@@ -9,3 +9,6 @@ from sslkit.modules.prototypes import Prototypes
 from sslkit.modules.views import encode_views
 
 __all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MemoryBank", "MomentumEncoder", "Prototypes", "encode_views"]
+from sslkit.modules.support_set import Neighbours, SupportSet
+
+__all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MomentumEncoder", "Neighbours", "SupportSet", "encode_views"]
