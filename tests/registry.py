@@ -319,7 +319,7 @@ COMPONENTS = [
     _augmentation("Compose"),
     _augmentation("MultiCrop"),
     *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),
-    _augmentation("dino"),
+    *(_augmentation(name) for name in ("dino", "moco_v2", "nnclr")),
     _augmentation("simclr"),
     _augmentation("supervised"),
     *(

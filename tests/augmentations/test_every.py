@@ -19,6 +19,8 @@ from sslkit.augmentations import (
     Solarize,
     beit,
     dino,
+    moco_v2,
+    nnclr,
     simclr,
     supervised,
 )
@@ -39,6 +41,8 @@ PARTS = {
     "PairedCrop": PairedCrop(Compose(Solarize(), HorizontalFlip()), (RandomResizedCrop(24), RandomResizedCrop((9, 12)))),
     "beit": beit(24, 16),
     "dino": dino(24, 12, 1),
+    "moco_v2": moco_v2(24),
+    "nnclr": nnclr(24),
     "simclr": simclr(24),
     "supervised": supervised(24),
 }

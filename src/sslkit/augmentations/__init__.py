@@ -10,7 +10,7 @@ from sslkit.augmentations.flip import HorizontalFlip
 from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from sslkit.augmentations.paired import PairedCrop
-from sslkit.augmentations.recipes import beit, dino, simclr, supervised
+from sslkit.augmentations.recipes import beit, dino, moco_v2, nnclr, simclr, supervised
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -28,6 +28,8 @@ __all__ = [
     "Solarize",
     "beit",
     "dino",
+    "moco_v2",
+    "nnclr",
     "simclr",
     "supervised",
 ]

@@ -69,6 +69,82 @@ def simclr(
     return MultiCrop((view, view))
 
 
+def moco_v2(
+    size: int | Sequence[int],
+    *,
+    scale: tuple[float, float] = (0.2, 1.0),
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+    jitter_p: float = 0.8,
+    grayscale: float = 0.2,
+    blur: float = 0.5,
+    flip: float = 0.5,
+    interpolation: Interpolation = "bilinear",
+    crop_only: bool = False,
+) -> MultiCrop:
+    """Two views alike: crop, jitter, grey, blur, flip. SimSiam's, too.
+
+    Args:
+        size: of the views; an int is a square.
+        scale: range of the crop's area.
+        jitter: brightness, contrast, saturation, hue.
+        jitter_p: its probability; 0 leaves it out.
+        grayscale: probability; 0 leaves it out.
+        blur: probability; 0 leaves it out. Below 20 pixels its kernel has one tap and does nothing.
+        flip: probability; 0 leaves it out.
+        interpolation: of the crop.
+        crop_only: crop and flip alone.
+
+    Raises:
+        ValueError: an option is out of range (of the part that takes it).
+
+    Source: Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", and the authors' code, whose order this is. Version 1
+    has jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1, blur=0, and its grey before the jitter.
+    """
+    ops: list[Augmentation] = [RandomResizedCrop(size, scale=scale, interpolation=interpolation)]
+    if not crop_only:
+        ops += [ColorJitter(*jitter, p=jitter_p)] if jitter_p else []
+        ops += [Grayscale(grayscale)] if grayscale else []
+        ops += [GaussianBlur(p=blur)] if blur else []
+    ops += [HorizontalFlip(flip)] if flip else []
+    view = Compose(*ops)
+    return MultiCrop((view, view))
+
+
+def nnclr(
+    size: int | Sequence[int],
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
+    jitter_p: float = 0.8,
+    grayscale: float = 0.2,
+    blur: float = 0.5,
+    flip: float = 0.5,
+    interpolation: Interpolation = "bicubic",
+    crop_only: bool = False,
+) -> MultiCrop:
+    """Two views alike, as SimCLR's: crop, flip, jitter, grey, blur.
+
+    Args:
+        size: of the views; an int is a square.
+        scale: range of the crop's area.
+        jitter: brightness, contrast, saturation, hue.
+        jitter_p: its probability; 0 leaves it out.
+        grayscale: probability; 0 leaves it out.
+        blur: probability; 0 leaves it out. Below 20 pixels its kernel has one tap and does nothing.
+        flip: probability; 0 leaves it out.
+        interpolation: of the crop.
+        crop_only: crop and flip alone, the paper's table 5.
+
+    Raises:
+        ValueError: an option is out of range (of the part that takes it).
+
+    Source: Dwibedi et al. 2021 (NNCLR), sec. 4.1, which takes SimCLR's. No code of the authors is public; solo-learn trains it with BYOL's
+    two unlike views.
+    """
+    return simclr(size, scale=scale, jitter=jitter, jitter_p=jitter_p, grayscale=grayscale, blur=blur, flip=flip,
+                  interpolation=interpolation, crop_only=crop_only)  # fmt: skip
+
+
 def beit(
     size: int | Sequence[int],
     token_size: int | Sequence[int] | None = None,
