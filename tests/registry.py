@@ -361,6 +361,7 @@ COMPONENTS = [
     *(Component(f"counter.{name}", "stem", absent={"errors": PLAIN}) for name in ("permutation", "mix", "bits", "integer", "stream")),
     *(Component(f"distributed.{name}", "stem") for name in ("all_sum", "gather", "global_mean", "mean_rows")),
     Component("plots.attention_heads", "plot"),
+    *(Component(f"distributed.{name}", "stem") for name in ("gather", "global_mean", "mean_rows", "shuffle", "unshuffle")),
     Component("plots.attention_sheet", "plot"),
     Component("plots.contact_sheet", "plot"),
     Component("plots.hog_glyphs", "plot"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sslkit.distributed import all_sum, gather, global_mean, mean_rows, world_size
+from sslkit.counter import permutation
+from sslkit.distributed import all_sum, gather, global_mean, mean_rows, shuffle, unshuffle, world_size
 from sslkit.testing import proves, run_in_processes
 
 BLOCKS = [torch.arange(6.0).view(3, 2), torch.empty(0, 2), -torch.ones(2, 2)]
@@ -104,3 +105,34 @@ def test_a_failing_rank_is_named_and_does_not_hang():
     with pytest.raises(RuntimeError, match="(?s)fail_on_one_rank failed in rank 1 of 2: .*rank one had enough"):
         run_in_processes(fail_on_one_rank, 2)
     assert len(run_in_processes(means_here, 3, BLOCKS)) == 3  # new processes take their place
+
+
+def shuffled_here(blocks, order, *, group):
+    x = blocks[dist.get_rank(group)]
+    moved = shuffle(x, order, group)
+    return moved, unshuffle(moved * 2, order, group)
+
+
+@proves("distributed.shuffle", "property", "worlds")
+@proves("distributed.unshuffle", "property", "worlds")
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_rows_come_from_all_ranks_and_return(world, seed):
+    blocks = [torch.arange(6.0).view(3, 2), torch.arange(10.0).view(5, 2) + 100, torch.empty(0, 2)][:world]
+    order = permutation(8, seed=seed, epoch=0)
+    moved, back = zip(*run_in_processes(shuffled_here, world, blocks, order), strict=True)
+    assert torch.equal(torch.cat(moved), torch.cat(blocks)[order])
+    assert [len(m) for m in moved] == [len(b) for b in blocks]
+    for got, block in zip(back, blocks, strict=True):
+        assert torch.equal(got, block * 2)
+    assert torch.equal(unshuffle(shuffle(blocks[1], order[order < 5]), order[order < 5]), blocks[1])  # alone
+
+
+@proves("distributed.shuffle", "errors")
+@proves("distributed.unshuffle", "errors")
+def test_an_order_of_another_length():
+    for move in (shuffle, unshuffle):
+        with pytest.raises(
+            ValueError, match=rf"{move.__name__}: got order \[3\]; expected \[2\], the rows of all ranks. To mend: pass counter"
+        ):
+            move(torch.ones(2, 4), torch.arange(3))

@@ -205,18 +205,18 @@ def _certified(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         # positive bf16 numbers are ordered as the integers of their bits, whose maximum a CPU finds faster.
         torch.amax(s.view(torch.int16).view(batch, _GROUP, groups), dim=1, out=tops[:, here])
         first[here], step[here] = torch.arange(start, start + groups), groups
-    near = tops.view(torch.bfloat16).float()
-    top = near.amax(dim=1).clamp(max=1)
+    top = tops.amax(dim=1).view(torch.bfloat16).float().clamp(max=1)
     doubt = 2 * (own + theirs + _ROUNDING)  # [batch]
-    candidates = near >= (top - doubt)[:, None]
+    least = ((top - doubt).view(torch.int32) >> 16).to(torch.int16)  # the bits of bf16, rounded down
+    candidates = tops >= least[:, None]
     # no certificate: not positive, not finite, or so many equals that looking into them costs more than all of it.
     unsure = ~(top > doubt) | ~top.isfinite() | (candidates.sum(dim=1) > 16)
     query, group = (candidates & ~unsure[:, None]).nonzero(as_tuple=True)
     inside = torch.arange(_GROUP)
     best, ids = queries.new_full((batch,), -torch.inf), torch.full((batch,), len(rows))
     found: list[tuple[Tensor, Tensor]] = []
-    for q, g in zip(torch.split(query, 64), torch.split(group, 64), strict=True):
-        members = first[g, None] + inside * step[g, None]  # [64, group]
+    for q, g in zip(torch.split(query, 32), torch.split(group, 32), strict=True):
+        members = first[g, None] + inside * step[g, None]  # [32, group]
         block = rows.index_select(0, members.flatten()).view(len(g), _GROUP, dim).to(queries.dtype)
         values, places = torch.bmm(block, queries[q, :, None])[:, :, 0].max(dim=1)
         found.append((values, members.gather(1, places[:, None])[:, 0]))

@@ -20,6 +20,7 @@ from torch import Tensor
 from sslkit._checks import wrong
 
 __all__ = ["Gathered", "all_sum", "gather", "global_mean", "mean_rows", "row_count", "world_size"]
+__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "row_count", "shuffle", "unshuffle", "world_size"]
 
 Group = dist.ProcessGroup
 
@@ -93,6 +94,44 @@ def mean_rows(x: Tensor, group: Group | None = None) -> Tensor:
 def row_count(rows: int, group: Group | None = None) -> int:
     """Rows of all ranks together; counted over a CPU channel."""
     return rows if group is None else sum(_row_counts(rows, group))
+
+
+@torch.no_grad()
+def shuffle(x: Tensor, order: Tensor, group: Group | None = None) -> Tensor:
+    """MoCo's shuffled BatchNorm: the rows of all ranks in another order, of which this rank gets as many as it gave. No gradient.
+
+        all = x of all ranks, in rank order;   shuffle(x)[i] = all[order[start + i]]
+
+        order = counter.permutation(rows of all ranks, seed=seed, epoch=step)
+        keys = unshuffle(teacher(shuffle(x2, order, group)), order, group)
+
+    A teacher whose BatchNorms see one process's rows alone would tell, by their statistics, which query belongs to which key.
+
+    Args:
+        x: [rows, ...]; rows may differ between ranks, the other axes may not.
+        order: [rows of all ranks], int64, a permutation, the same on every rank.
+        group: the processes; None: x alone.
+
+    Raises:
+        ValueError: `order` has another length.
+
+    Source: He et al. 2020 (MoCo), sec. 3.3, "Shuffling BN".
+    """
+    return _ordered("shuffle", x, order, group)
+
+
+@torch.no_grad()
+def unshuffle(x: Tensor, order: Tensor, group: Group | None = None) -> Tensor:
+    """Undoes `shuffle`: what this rank's rows became, wherever that was. No gradient. Arguments and errors are those of `shuffle`."""
+    return _ordered("unshuffle", x, order.argsort(), group)
+
+
+def _ordered(where: str, x: Tensor, order: Tensor, group: Group | None) -> Tensor:
+    gathered = gather(x, group)
+    if order.shape != gathered.rows.shape[:1]:
+        raise wrong(where, given=f"order {list(order.shape)}", expected=f"[{len(gathered.rows)}], the rows of all ranks",
+                    mend="pass counter.permutation(row_count(len(x), group), seed=seed, epoch=step)")  # fmt: skip
+    return gathered.rows[order[gathered.start : gathered.start + len(x)].to(x.device)]
 
 
 class _Gather(torch.autograd.Function):

@@ -229,6 +229,18 @@ class TestCoarseSearch:
             torch.testing.assert_close(similarity.double(), exact.amax(dim=1), rtol=0, atol=1e-6)
             torch.testing.assert_close(exact.gather(1, ids[:, None])[:, 0], exact.amax(dim=1), rtol=0, atol=1e-6)
 
+    def test_finds_the_nearest_of_rows_that_bf16_cannot_tell_apart(self):
+        """Eight rows a query, in other groups, at nearly one cosine: the middle between two bf16 numbers, where any error decides."""
+        z = units(100, 64)
+        aside = units(100, 8, 64, seed=1)
+        aside = normalize(aside - (aside * z[:, None]).sum(dim=2, keepdim=True) * z[:, None], dim=2)
+        cosine = 230.5 / 256 + 2e-4 * (torch.rand(100, 8, 1, generator=seeded(2)) - 0.5)
+        rows = (cosine * z[:, None] + (1 - cosine**2).sqrt() * aside).flatten(0, 1)  # [100 * 8, 64]
+        exact = z.double() @ rows.double().T
+        assert (exact.gather(1, _bank._certified(z, rows)[1][:, None])[:, 0] > exact.amax(dim=1) - 1e-6).all()
+        coarse = (z.bfloat16() @ rows.bfloat16().T).float()
+        assert (exact.gather(1, coarse.argmax(dim=1, keepdim=True))[:, 0] < exact.amax(dim=1) - 1e-6).any()  # it is a test of something
+
     def test_the_bound_of_its_error_holds(self):
         """Also where every entry lies in the middle between two bf16 numbers, and is rounded the same way."""
         middle = (torch.full((1, 16), 0.25) + 2.0**-10 - 2.0**-16) * torch.tensor([1.0] * 15 + [0.9])
