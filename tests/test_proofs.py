@@ -9,7 +9,7 @@ from tests.registry import COMPONENTS, ROOT, marked, missing, table
 from sslkit.testing import assert_proven, compiles
 
 # Petals whose every public callable must be registered.
-PETALS = ["losses", "targets", "maskers", "kernels", "modules", "augmentations", "backbones", "evaluation", "datasets", "plots"]
+PETALS = ["losses", "targets", "maskers", "kernels", "modules", "augmentations", "backbones", "evaluation", "datasets", "plots", "saliency"]
 STEM = ["patches", "schedules", "optim", "counter", "distributed"]
 # Results, constants and bases, which the proofs of the components that return or use them cover.
 PARTS = {
@@ -20,7 +20,8 @@ PARTS = {
     "modules": {"Neighbours"},
     "kernels": {"Choice", "explain", "use_backend"},
     "distributed": {"Gathered", "row_count", "world_size"},
-    "evaluation": {"Accuracy", "CollapseReport", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult",
+    "losses": {"Clusters"},
+    "evaluation": {"Accuracy", "CollapseReport", "FBetaResult", "FewShotResult", "JaccardResult", "KNNResult", "LearningRateRow", "LinearResult",
                    "Neighbours", "Spread"},
     "datasets": {"CLASSES", "FAMILIES", "MOTIONS", "ORIENTED", "Broken", "ClipBatch", "ClipItem", "FolderBatch", "FolderItem",
                  "LoadedImages", "RetrievalTruth", "SceneBatch", "Split", "VideoBatch"},

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 
-__all__ = ["Gathered", "all_sum", "gather", "global_mean", "mean_rows", "row_count", "world_size"]
-__all__ = ["Gathered", "gather", "global_mean", "mean_rows", "row_count", "shuffle", "unshuffle", "world_size"]
+__all__ = ["Gathered", "all_sum", "gather", "global_mean", "mean_rows", "row_count", "shuffle", "unshuffle", "world_size"]
 
 Group = dist.ProcessGroup
 

@@ -13,8 +13,11 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T in the dtype of the two, [n, dim] and [m, dim] -> [n, m]. Autocast changes neither this nor, if it is on there, the backward
-    pass: a product in half precision would lose the digits that 1 / temperature magnifies."""
+    """a @ b.mT in the dtype of the two: [..., n, dim] and [..., m, dim] -> [..., n, m].
+
+    Autocast changes neither this nor, if it is on there, the backward pass: a product in half precision would lose the digits that
+    1 / temperature magnifies.
+    """
     out: Tensor = _Products.apply(a, b)
     return out
 
@@ -24,10 +27,10 @@ class _Products(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         with torch.autocast(a.device.type, enabled=False):
-            return a @ b.T
+            return a @ b.mT
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         with torch.autocast(a.device.type, enabled=False):
-            return gradients[0] @ b, gradients[0].T @ a
+            return gradients[0] @ b, gradients[0].mT @ a

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating
 from sslkit.distributed import Group, all_sum, row_count
-from sslkit.losses._cross import cross
+from sslkit.losses._unit import products
 
 EPS = 1e-5  # of the variance, as in BatchNorm
 
@@ -42,7 +42,7 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, lambd: float = 0.0051, group: G
         rows = max(row_count(batch, group), 1)
         z = z - all_sum(z.sum(dim=1), group)[:, None] / rows  # [2, batch, dim]
         z = z * (all_sum(z.square().sum(dim=1), group)[:, None] / rows + EPS).rsqrt()
-        c = all_sum(cross(z[0], z[1]), group) / rows  # [dim, dim]
+        c = all_sum(products(z[0].mT, z[1].mT), group) / rows  # [dim, dim]
         # row-major without its first number, cut into lines of dim + 1: the diagonal is the last column
         off = c.flatten()[1:].view(dim - 1, dim + 1)[:, :-1] if dim > 1 else c[:0]
         loss: Tensor = (1 - c.diagonal()).square().sum() + lambd * off.square().sum()

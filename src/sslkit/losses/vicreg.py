@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, wrong
 from sslkit.distributed import Group, all_sum, global_mean, row_count
-from sslkit.losses._cross import cross
+from sslkit.losses._unit import products
 
 EPS = 1e-4  # of the variance, whose root is taken
 
@@ -49,7 +49,7 @@ def vicreg_loss(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: f
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         distance = global_mean((z[0] - z[1]).square().sum(), rows * dim, group)
         z = z - all_sum(z.sum(dim=1), group)[:, None] / rows  # [2, batch, dim]
-        cov = all_sum(cross(z, z.view_as(z)), group) / (rows - 1)  # [2, dim, dim]; dynamo refuses one tensor given twice
+        cov = all_sum(products(z.mT, z.mT), group) / (rows - 1)  # [2, dim, dim]
         hinge = (1 - (cov.diagonal(dim1=1, dim2=2) + EPS).sqrt()).relu().mean(dim=1)  # [2]
         # row-major without its first number, cut into lines of dim + 1: the diagonal is the last column
         off = cov.flatten(1)[:, 1:].reshape(2, dim - 1, dim + 1)[..., :-1] if dim > 1 else cov[:, :0]

@@ -6,9 +6,17 @@ from sslkit.modules.momentum import MomentumEncoder
 from sslkit.modules.predictors import MLPPredictor
 from sslkit.modules.projectors import MLPProjector
 from sslkit.modules.prototypes import Prototypes
+from sslkit.modules.support_set import Neighbours, SupportSet
 from sslkit.modules.views import encode_views
 
-__all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MemoryBank", "MomentumEncoder", "Prototypes", "encode_views"]
-from sslkit.modules.support_set import Neighbours, SupportSet
-
-__all__ = ["DINOHead", "MLPPredictor", "MLPProjector", "MomentumEncoder", "Neighbours", "SupportSet", "encode_views"]
+__all__ = [
+    "DINOHead",
+    "MLPPredictor",
+    "MLPProjector",
+    "MemoryBank",
+    "MomentumEncoder",
+    "Neighbours",
+    "Prototypes",
+    "SupportSet",
+    "encode_views",
+]
