@@ -195,9 +195,9 @@ def test_objects_are_found_by_our_own_superpixels(estimator):
     assert mean_absolute_error(found, truth[:, None]) < 0.06
 
 
-@proves(GS, "property")
-@proves(MC, "property")
-@proves(RBD, "property")
+@proves(GS, "property", "pickle")
+@proves(MC, "property", "pickle")
+@proves(RBD, "property", "pickle")
 @each
 def test_nothing_stands_out_of_one_colour_or_one_region(estimator):
     flat = torch.full((2, 3, 24, 24), 0.3)
