@@ -317,6 +317,8 @@ COMPONENTS = [
     _augmentation("GaussianBlur"),
     _augmentation("Normalize"),
     _augmentation("Compose"),
+    Component("augmentations.CopyPaste", "augmentation"),
+    Component("augmentations.ImageBackgrounds", "augmentation", absent={"golden": NO_NUMBERS}),
     _augmentation("MultiCrop"),
     *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),
     *(_augmentation(name) for name in ("dino", "moco_v2", "nnclr")),

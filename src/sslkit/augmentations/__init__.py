@@ -5,6 +5,7 @@ from sslkit.augmentations._base import Augmentation
 from sslkit.augmentations.blur import GaussianBlur
 from sslkit.augmentations.color import ColorJitter, Grayscale, Solarize
 from sslkit.augmentations.compose import Compose
+from sslkit.augmentations.copy_paste import CopyPaste, ImageBackgrounds
 from sslkit.augmentations.crop import RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
 from sslkit.augmentations.multi_crop import MultiCrop
@@ -18,9 +19,11 @@ __all__ = [
     "Augmentation",
     "ColorJitter",
     "Compose",
+    "CopyPaste",
     "GaussianBlur",
     "Grayscale",
     "HorizontalFlip",
+    "ImageBackgrounds",
     "MultiCrop",
     "Normalize",
     "PairedCrop",
