@@ -4,12 +4,12 @@
     python examples/collapse.py --arms both student --steps 300    some of them, longer; every option of dino.py is one here
     python examples/collapse.py --demo                             over the last demonstration, in runs/demo/collapse
 
-Expect, 80 steps, seeds 0, 1, 2, at the end (means over the last ten steps; log 256 = 5.545 is uniform):
-                              entropy        of the mean target   divergence     information
-    sharpening alone          EXPECT
-    centring alone            EXPECT
-    both                      EXPECT
-    both, teacher = student   EXPECT
+Expect, 80 steps, means of seeds 0, 1, 2 over the last ten steps; log 256 = 5.545 is uniform:
+                              entropy   of the mean target   divergence   information
+    sharpening alone             0.11                 0.53         0.22          0.42       one target for nearly all pictures
+    centring alone               5.54                 5.55         0.00          0.00       the uniform target for all
+    both                         4.15                 4.93         0.50          0.79
+    both, teacher = student      2.86                 3.49         1.65          0.63       from one collapse into the next
 """
 
 import argparse
