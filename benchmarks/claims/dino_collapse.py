@@ -6,8 +6,8 @@ from typing import Any
 from benchmarks.claims._example import run_example
 from benchmarks.claims.claim import Claim
 
-NOTE = ("learning rate and momentum are, of seven settings tried, the one whose curves look most like the figure; with 0.001 and 0.99, seed 0, "
-        "sharpening alone had come down to an entropy of 0.97, of the mean target 1.87, after 80 steps")  # fmt: skip
+NOTE = ("learning rate and momentum are, of seven settings tried, the one whose curves look most like the figure; with 0.001 and 0.99, "
+        "seed 0, sharpening alone had come down to an entropy of 0.97, of the mean target 1.87, after 80 steps")  # fmt: skip
 METRICS = ("entropy", "mean_entropy", "divergence", "information", "information_of_all")
 ARMS = {
     "both": {"arms": "both", "steps": 80},
