@@ -3,6 +3,11 @@
 The teacher of a seed is a ConvNet that was trained on the same 100 labels, so no arm knows more labels than another. "Labelled": the
 teacher speaks of the labelled pictures alone, as in the paper. "All": each step also shows as many pictures of the whole training set,
 of which the teacher alone speaks; such a step costs twice as much.
+
+How the setting was found, seed 0, accuracy without distillation / with the token and both heads. Labelled pictures: 32 pixels, 200
+labels, 300 steps, fixed positions 93.4 / 92.2; also 100 labels, crops of 30 %, mixup and cutmix 85.2 / 79.8; 16 pixels, 100 labels, 600
+steps, a teacher of all 1297 labels 82.4 / 84.8. All pictures: 300 steps, that teacher 78.2 / 85.2, one of the same labels 78.2 / 84.6;
+600 steps, the same labels 82.4 / 91.8: taken, for both sets of pictures, with three seeds.
 """
 
 import atexit
@@ -22,6 +27,7 @@ NONE: dict[str, Any] = {"data": "digits", "size": 16, "labels": 100, "steps": 60
 TAUGHT = {**NONE, "teacher": TEACHER}
 SETS = {"labelled": {}, "all": {"unlabelled": True}}
 QUICK = {"steps": 20}
+KNOWN = "of the labelled pictures the teacher says nothing new: for 99.9 % of their views its answer is the label (seed 0; of all, 92.3 %)"
 
 
 @lru_cache
@@ -64,7 +70,8 @@ def rows(pictures: str) -> list[Claim]:
     def row(name: str, statement: str, paper: str, ahead: str, behind: str) -> Claim:
         return Claim(f"deit-{name}-{pictures}", f"DeiT, {pictures} pictures: {statement}", "Touvron et al. 2021, table 3",
                      f"{paper} top-1, S 224, ImageNet", {arm: arms[arm] for arm in (ahead, behind)}, "accuracy", (ahead, behind), run,
-                     log="deit", metrics=("accuracy_class",), quick=QUICK)  # fmt: skip
+                     log="deit", metrics=("accuracy_class",), quick=QUICK,
+                     note=KNOWN if name == "token-none" and pictures == "labelled" else "")  # fmt: skip
 
     return [
         row("token-none", "distillation by a token beats none", "79.8 -> 81.2", "token", "none"),
