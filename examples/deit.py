@@ -10,7 +10,7 @@
 Expect on handwriting with 100 labels, 600 steps, 40 CPU seconds, mean of seeds 0, 1, 2, the teacher of the same labels at 94.7 %:
 85.9 % without distillation; with the token 87.1 % by both heads, 87.0 by the class head, 87.3 by the distillation head; with pictures
 without labels, 70 CPU seconds, 92.0, 91.9 and 92.3 % (chance 10). At size 24, with a teacher of that size, seed 0: 91.8 -> 92.8 %.
-A ConvNet knows its own size alone: with the teacher of size 16, who is right in 58 % there, 85.2 %.
+A ConvNet knows its own size alone: with the teacher of size 16, which is right for 58 % there, 85.2 %.
 """
 
 import argparse
