@@ -39,7 +39,7 @@ def parse(arguments=None):
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--demo", action="store_true", help="over the last demonstration, in runs/demo/collapse")
     chosen, rest = parser.parse_known_args(arguments)
-    out = ["--out", "runs/demo/collapse", "--overwrite"] if chosen.demo else ["--out", "runs/collapse"]
+    out = ["--out", "runs/demo/collapse", "--overwrite", "--threads", "1"] if chosen.demo else ["--out", "runs/collapse"]
     options = {arm: dino.parse([*SETTING.split(), *out, *rest, *ARMS[arm][1]]) for arm in chosen.arms}
     first = options[chosen.arms[0]]
     if first.loss == "mse" or first.watch > first.steps:
