@@ -14,7 +14,6 @@ A ConvNet knows its own size alone: with the teacher of size 16, which is right 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -31,8 +30,10 @@ from common import (
     floats,
     labelled,
     load_data,
+    loss_curve,
     processes,
     read_checkpoint,
+    read_log,
     run_options,
     set_rate,
     share_of,
@@ -45,7 +46,6 @@ from sslkit.distributed import global_mean
 from sslkit.evaluation import extract_features, top_accuracy
 from sslkit.losses import hard_distillation_loss, soft_distillation_loss
 from sslkit.optim import layer_decay_groups
-from sslkit.plots import curves
 
 
 def parse(arguments=None):
@@ -208,11 +208,9 @@ def report(options, run, data, used, model, teacher, device):
     run.finish(labels=len(used), **found)
     words = ", ".join(f"{name.removeprefix('accuracy_')} {value:.1f} %" for name, value in found.items())
     print(f"{options.data}, {len(used)} labels, distillation {options.distillation}: accuracy {words}")
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    for picture, names, label in (("loss", ["loss"], "loss"), ("accuracy", [name for name in found if name in log[-1]], "accuracy, %")):
-        lines = {name.removeprefix("accuracy_"): [(line["step"], line[name]) for line in log if name in line] for name in names}
-        print(curves({name: tuple(zip(*points, strict=True)) for name, points in lines.items()}, options.out / f"{picture}.png",
-                     x_label="step", y_label=label))  # fmt: skip
+    print(loss_curve(options.out))
+    told = [name for name in found if name in read_log(options.out)[-1]]
+    print(loss_curve(options.out, told, file="accuracy.png", y_label="accuracy, %"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Expect on handwriting, 300 steps, 16 to 29 CPU seconds, seed 0: linear with five
 """
 
 import argparse
-import json
 
 import torch
 from torch import nn
@@ -25,6 +24,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
     run_options,
     score_table,
@@ -38,7 +38,6 @@ from sslkit.counter import permutation
 from sslkit.distributed import shuffle, unshuffle
 from sslkit.losses import info_nce, moco_v3_loss
 from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, SupportSet
-from sslkit.plots import curves
 from sslkit.schedules import cosine
 
 
@@ -173,9 +172,7 @@ def report(options, run, data, backbone, device, controls):
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    print(curves({"loss": ([line["step"] for line in log], [line["loss"] for line in log])}, options.out / "loss.png",
-                 x_label="step", y_label="loss"))  # fmt: skip
+    print(loss_curve(options.out))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,27 @@ linear 96.4 -> 97.9 %, k-NN 96.2 -> 95.6 % (raw pixels 98.2). In the last steps 
 """
 
 import argparse
-import json
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import Run, batch_of, embed, floats, knn_score, load_data, processes, run_options, score_table, scores, set_rate, share_of
+from common import (
+    Run,
+    batch_of,
+    embed,
+    floats,
+    knn_score,
+    load_data,
+    loss_curve,
+    processes,
+    read_log,
+    run_options,
+    score_table,
+    scores,
+    set_rate,
+    share_of,
+)
 from sslkit.augmentations import nnclr
 from sslkit.backbones import convnet_small
 from sslkit.counter import integer, keys, stream
@@ -25,7 +39,7 @@ from sslkit.distributed import mean_rows
 from sslkit.evaluation import nearest_neighbours, neighbour_match_accuracy
 from sslkit.losses import nnclr_loss
 from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, Neighbours, SupportSet
-from sslkit.plots import curves, neighbour_picture
+from sslkit.plots import neighbour_picture
 
 
 def parse(arguments=None):
@@ -145,16 +159,13 @@ def report(options, run, data, network, device, controls, before):
     """Scores beside two controls, how often the neighbour was of the same class, and pictures of neighbours before and after."""
     encoder = network.projector[0]
     found, pixels = scores(encoder, data, embed(encoder, data.test, device), device), knn_score(nn.Flatten(), data)
-    log = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
-    told = {
-        name: ([line["step"] for line in log], [line[name] for line in log]) for name in ("loss", "similarity", "match") if name in log[0]
-    }
-    last = {name: sum(values[-20:]) / len(values[-20:]) for name, (_, values) in told.items()}  # one step alone is noisy
+    log = read_log(options.out)
+    told = [name for name in ("similarity", "match") if name in log[0]]
+    last = {name: sum(line[name] for line in log[-20:]) / len(log[-20:]) for name in ("loss", *told)}  # one step alone is noisy
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()}, **last)
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
-    print(curves({"loss": told.pop("loss")}, options.out / "loss.png", x_label="step", y_label="loss"))
-    print(curves(told, options.out / "match.png", x_label="step", y_label="of the nearest neighbour", y_range=(0, 1)))
+    print(loss_curve(options.out), loss_curve(options.out, told, file="match.png", y_label="of the nearest neighbour"), sep="\n")
     queries, ids = nearest(network, data, device)
     if ids is not None:
         labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.train_labels}

@@ -28,6 +28,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    loss_curve,
     processes,
     run_options,
     score_table,
@@ -275,6 +276,7 @@ def report(options, run, data, backbone, device, controls):
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     if found:
         print(score_table(data, pixels, {"random network": controls, f"{options.method}, {run.steps} steps": found}))
+    print(loss_curve(options.out))
 
 
 if __name__ == "__main__":
