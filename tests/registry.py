@@ -38,7 +38,7 @@ from sslkit.losses import (
     swav_loss,
     vicreg_loss,
 )
-from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder, Prototypes
+from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder, MultiHeadProjector, Prototypes
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
@@ -100,6 +100,11 @@ def _distilled(loss):
 def _prototypes():
     torch.manual_seed(0)
     return Prototypes(6, 5)
+
+
+def _heads():
+    torch.manual_seed(0)
+    return MultiHeadProjector(6, 3, 2)
 
 
 def _convnet():
@@ -211,6 +216,7 @@ COMPONENTS = [
         "losses.deepcluster_loss", "loss", lambda: partial(deepcluster_loss, assignments=torch.tensor([[2, -1]])), _scores, ("pickle",)
     ),
     Component("losses.spherical_kmeans", "evaluation", lambda: partial(spherical_kmeans, centroids=torch.eye(6)[:3]), _rows, ("pickle",)),
+    Component("losses.looc_loss", "loss"),
     Component("losses.nce_loss", "loss", lambda: partial(nce_loss, normalizer=9.0, size=9), _rows, ("pickle",), {"worlds": NO_GROUP}),
     Component("losses.nce_normalizer", "evaluation", lambda: partial(nce_normalizer, size=9), _rows, ("pickle",)),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
@@ -293,6 +299,14 @@ COMPONENTS = [
         {"golden": ALONE, "worlds": NO_GROUP},
     ),
     Component("modules.MemoryBank", "module"),
+    Component(
+        "modules.MultiHeadProjector",
+        "module",
+        _heads,
+        _rows,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"golden": ALONE, "worlds": NO_GROUP},
+    ),
     Component("modules.SupportSet", "module", absent={"gradcheck": "what it gives carries no gradient"}),
     Component("modules.encode_views", "stem"),
     Component(
@@ -318,6 +332,7 @@ COMPONENTS = [
     _augmentation("Normalize"),
     _augmentation("Compose"),
     Component("augmentations.CopyPaste", "augmentation"),
+    *(Component(f"augmentations.{name}", "augmentation", absent={"golden": NO_NUMBERS}) for name in ("LeaveOneOut", "QuarterTurn")),
     Component("augmentations.ImageBackgrounds", "augmentation", absent={"golden": NO_NUMBERS}),
     _augmentation("MultiCrop"),
     *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),

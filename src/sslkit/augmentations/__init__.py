@@ -8,9 +8,11 @@ from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.copy_paste import CopyPaste, ImageBackgrounds
 from sslkit.augmentations.crop import RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
+from sslkit.augmentations.leave_one_out import LeaveOneOut
 from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from sslkit.augmentations.paired import PairedCrop
+from sslkit.augmentations.quarter_turn import QuarterTurn
 from sslkit.augmentations.recipes import beit, dino, moco_v2, nnclr, simclr, supervised
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "Grayscale",
     "HorizontalFlip",
     "ImageBackgrounds",
+    "LeaveOneOut",
     "MultiCrop",
     "Normalize",
     "PairedCrop",
+    "QuarterTurn",
     "RandomResizedCrop",
     "Solarize",
     "beit",

@@ -11,6 +11,7 @@ from sslkit.losses.distillation import hard_distillation_loss, soft_distillation
 from sslkit.losses.ibot import ibot_loss
 from sslkit.losses.instance_discrimination import nce_loss, nce_normalizer
 from sslkit.losses.koleo import koleo_loss
+from sslkit.losses.looc import looc_loss
 from sslkit.losses.masked import masked_cross_entropy, masked_mse
 from sslkit.losses.moco import moco_v3_loss
 from sslkit.losses.nnclr import nnclr_loss
@@ -31,6 +32,7 @@ __all__ = [
     "ibot_loss",
     "info_nce",
     "koleo_loss",
+    "looc_loss",
     "masked_cross_entropy",
     "masked_mse",
     "moco_v3_loss",

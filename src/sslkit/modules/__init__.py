@@ -3,6 +3,7 @@
 from sslkit.modules.dino_head import DINOHead
 from sslkit.modules.memory_bank import MemoryBank
 from sslkit.modules.momentum import MomentumEncoder
+from sslkit.modules.multi_head import MultiHeadProjector
 from sslkit.modules.predictors import MLPPredictor
 from sslkit.modules.projectors import MLPProjector
 from sslkit.modules.prototypes import Prototypes
@@ -15,6 +16,7 @@ __all__ = [
     "MLPProjector",
     "MemoryBank",
     "MomentumEncoder",
+    "MultiHeadProjector",
     "Neighbours",
     "Prototypes",
     "SupportSet",

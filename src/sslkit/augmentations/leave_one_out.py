@@ -1,0 +1,95 @@
+"""Views that share one augmentation each with the query (LooC)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sslkit._checks import wrong
+from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size
+from sslkit.augmentations.compose import Compose, part
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Sampler[list[Tensor]]):
+    """A query, a key with draws of its own, and for each space a key that copies the query's draws there and has its own elsewhere.
+
+        [query, key 0, key 1, ..., key n] = LeaveOneOut(ops, spaces)(images)
+        draws of key i = the query's for the ops of spaces[i - 1], whether applied or not included; new ones for all others
+
+    Head i of `looc_loss` so keeps augmentation i, which its positive shares, and ignores all others. `shared` names the heads.
+
+    Parameters: those of each view with "view0." (the query), "view1.", ... in front, and within a view those of `Compose(ops)`.
+
+    Args:
+        ops: augmentations, in order; random crop, flip and others without a space are always drawn anew.
+        spaces: for each space the places in `ops` of its augmentations: ((0,), (3, 4)) for a turn, and jitter with grey.
+        all_shared: no leave-one-out: two views alone, which share the draws of all spaces: the control "same for q and k" of the
+            paper's table 2.
+
+    Raises:
+        ValueError: no op, or a place that is none of an op, or named twice.
+        TypeError: an op is not an augmentation of this package.
+
+    Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", sec. 3, fig. 2.
+    """
+
+    ops: Sequence[Augmentation]
+    spaces: Sequence[Sequence[int]] = ()
+    all_shared: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", tuple(self.ops))
+        object.__setattr__(self, "spaces", tuple(tuple(space) for space in self.spaces))
+        Compose(*self.ops)  # refuses what is no augmentation
+        places = [place for space in self.spaces for place in space]
+        if len(set(places)) != len(places) or not all(0 <= place < len(self.ops) for place in places) or not all(self.spaces):
+            raise wrong("LeaveOneOut", given=f"spaces={self.spaces} of {len(self.ops)} ops", expected="places in ops, each at most once",
+                        mend="name for each space the places of its augmentations")  # fmt: skip
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """For each key the head whose augmentation it shares with the query, as `looc_loss` takes it."""
+        return (0,) if self.all_shared else tuple(range(len(self.spaces) + 1))
+
+    @property
+    def views(self) -> int:
+        """The query and its keys."""
+        return 1 + len(self.shared)
+
+    @property
+    def slots(self) -> int:
+        return self.views * self._one.slots
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return tuple(f"view{v}.{key}" for v in range(self.views) for key in self._one.keys)
+
+    def parameters(self, u: Tensor, size: Size) -> Parameters:
+        slots, drawn = self._one.slots, {}
+        own = [self._one.parameters(u[:, v * slots : (v + 1) * slots], size) for v in range(self.views)]
+        for v, values in enumerate(own):
+            copied = self._copied(v)
+            for key, value in values.items():
+                drawn[f"view{v}.{key}"] = own[0][key] if int(key.split(".")[0]) in copied else value
+        return drawn
+
+    def apply(self, images: Tensor, parameters: Parameters) -> list[Tensor]:
+        """Applies given parameters: [query, key 0, ..., key n], in the dtype and range of images [batch, channels, height, width].
+
+        Raises:
+            TypeError, ValueError: as `apply` of the ops.
+        """
+        return [self._one.apply(images, part(parameters, f"view{v}.")) for v in range(self.views)]
+
+    @property
+    def _one(self) -> Compose:
+        return Compose(*self.ops)
+
+    def _copied(self, view: int) -> set[int]:
+        if view == 0:
+            return set()
+        if self.all_shared:
+            return {place for space in self.spaces for place in space}
+        return set(self.spaces[view - 2]) if view > 1 else set()
