@@ -1,0 +1,143 @@
+"""A support set's search (NNCLR) and InfoNCE against a queue (MoCo), forward and backward: ours against the published forms.
+
+The peers are written here from their descriptions. solo-learn: all similarities at once, their largest. lightly: the bank is copied, turned
+round and normalised at every call. MoCo: the queue is copied, all logits at once, cross-entropy.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from benchmarks.harness import Call, Report, compare
+from sslkit import _bank
+from sslkit.losses import info_nce
+from sslkit.modules import SupportSet
+
+BATCH, TEMPERATURE = 256, 0.07
+SEARCH = {"support_set_nearest": (98304, 256), "support_set_nearest_bfloat16": (98304, 256)}
+QUEUE = {"info_nce_queue_128": (65536, 128), "info_nce_queue_256": (65536, 256)}
+TITLES = {
+    "support_set_nearest": "NNCLR's neighbours: 256 in 98304 x 256, float32",
+    "support_set_nearest_bfloat16": "NNCLR's neighbours: 256 in 98304 x 256, stored in bfloat16",
+    **{name: f"InfoNCE, forward and backward, {BATCH} queries, queue of {rows} x {dim}" for name, (rows, dim) in QUEUE.items()},
+}
+
+
+def clustered(rows: int, dim: int) -> Tensor:
+    """Unit vectors around a thousand centres, as embeddings of classes lie."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(1000, dim, generator=generator)
+    return normalize(centres[torch.randint(1000, (rows,), generator=generator)] + 2 * torch.randn(rows, dim, generator=generator), dim=1)
+
+
+def bank(job: str) -> tuple[SupportSet, Tensor]:
+    size, dim = SEARCH[job]
+    rows = clustered(size + BATCH, dim)
+    support = SupportSet(size, dim, dtype=torch.bfloat16 if job.endswith("bfloat16") else torch.float32)
+    support.enqueue(rows[:size])
+    return support, rows[size:]
+
+
+def ours(support: SupportSet, z: Tensor) -> Tensor:
+    return support.nearest(z).rows
+
+
+def ours_in_float32(support: SupportSet, z: Tensor) -> Tensor:
+    """What `nearest` does on a CPU that is not faster in bfloat16."""
+    return support.rows[_bank._plain(normalize(z, dim=1), support.rows, None)[1]]
+
+
+def all_at_once(support: SupportSet, z: Tensor) -> Tensor:
+    """solo-learn's."""
+    return support.rows[(normalize(z, dim=1) @ support.rows.to(z.dtype).T).max(dim=1)[1]]
+
+
+def copied_and_normalised(support: SupportSet, z: Tensor) -> Tensor:
+    """lightly's."""
+    stored = support.rows.to(z.dtype).T.clone()
+    rows = normalize(stored.T.clone(), dim=1)
+    found = torch.einsum("nd,md->nm", normalize(z, dim=1), rows).argmax(dim=1)
+    return rows.index_select(0, found)
+
+
+def queue(job: str) -> tuple[Tensor, Tensor, Tensor]:
+    rows = clustered(QUEUE[job][0] + BATCH, QUEUE[job][1])
+    keys = rows[:BATCH]
+    queries = normalize(keys + 0.5 * clustered(BATCH, QUEUE[job][1]), dim=1)
+    return queries.requires_grad_(), keys, rows[BATCH:]
+
+
+def ours_info_nce(q: Tensor, k: Tensor, negatives: Tensor) -> Tensor:
+    return info_nce(q, k, negatives=negatives, temperature=TEMPERATURE)
+
+
+def moco(q: Tensor, k: Tensor, negatives: Tensor) -> Tensor:
+    """The official code's; its queue lies in columns."""
+    q, k = normalize(q, dim=1), normalize(k, dim=1)
+    logits = torch.cat([(q * k).sum(dim=1, keepdim=True), torch.einsum("nc,ck->nk", q, negatives.T.clone().detach())], dim=1)
+    return cross_entropy(logits / TEMPERATURE, torch.zeros(len(q), dtype=torch.int64))
+
+
+def formula(q: Tensor, k: Tensor, negatives: Tensor) -> Tensor:
+    """The equation, as plain as it goes: no copy of the queue."""
+    q, k = normalize(q, dim=1), normalize(k, dim=1)
+    positive = (q * k).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, q @ negatives.T], dim=1) / TEMPERATURE
+    return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+
+
+def step(form: Callable[..., Tensor], q: Tensor, k: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    loss = form(q, k, negatives)
+    return loss.detach(), torch.autograd.grad(loss, q)[0]
+
+
+SEARCHES = {
+    "sslkit": ours,
+    "sslkit, float32 alone": ours_in_float32,
+    "lightly, copied and normalised": copied_and_normalised,
+    "solo-learn, all at once": all_at_once,
+}
+LOSSES = {"sslkit": ours_info_nce, "the formula": formula, "MoCo and lightly, cross-entropy": moco}
+
+
+def setup(job: str, form: str) -> Call:
+    """Inputs made, the call ready."""
+    return partial(SEARCHES[form], *bank(job)) if job in SEARCH else partial(step, LOSSES[form], *queue(job))
+
+
+def agree(mine: Tensor | tuple[Tensor, Tensor], reference: Tensor | tuple[Tensor, Tensor]) -> None:
+    """Losses and gradients to 1e-4; neighbours, whose similarities may be equal up to rounding, in all rows but one."""
+    if isinstance(mine, tuple):
+        for a, b in zip(mine, reference, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    elif (differ := int((mine.float() - reference.float()).abs().amax(dim=1).gt(0.01).sum())) > 1:
+        raise AssertionError(f"{differ} rows have another neighbour")
+
+
+def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
+    forms = list(SEARCHES if job in SEARCH else LOSSES)
+    jobs = {form: setup(job, form) for form in forms}
+    peaks = {form: partial(setup, job, form) for form in forms} if memory else None
+    fast = "multiplies bfloat16 faster: the search is coarse first" if _bank._fast_bf16() else "does not multiply bfloat16 faster"
+    notes = ("shared machine; ratios are formed inside a round", *([f"this CPU {fast}"] if job in SEARCH else []))
+    return compare(job, jobs, rounds=rounds, reference=forms[-1], agree=agree, peaks=peaks, title=TITLES[job], notes=notes)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", nargs="+", choices=list(TITLES), default=list(TITLES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    for job in options.jobs:
+        report = run(job, options.rounds)
+        print(report, report.save(), sep="\n", end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
