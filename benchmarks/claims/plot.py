@@ -13,10 +13,12 @@ def plot_claims(standings: Sequence[Standing], path: Path) -> Path | None:
     """A line per claim: every paired difference (small) and their mean (large), in standard errors of the mean.
 
     The band of 2 is the rule of the verdict, and metrics of different units share the axis. Claims without a standard error
-    (fewer than two differences, or all equal) are named without marks. Returns None if there is no claim.
+    (fewer than two differences, or all equal) are named without marks; those without a pair of runs stand on the page alone. Returns
+    None if nothing is left.
     """
     from matplotlib.figure import Figure
 
+    standings = [standing for standing in standings if standing.judgement.differences]
     if not standings:
         return None
     figure = Figure(figsize=(9, 1.6 + 0.42 * len(standings)), layout="constrained")

@@ -1,4 +1,4 @@
-"""The Markdown table of all claims; those that do not show at this scale come in a second block."""
+"""The Markdown table of all claims: what is reproduced, what does not show at this scale, and what was not run on both sides yet."""
 
 import math
 import os
@@ -32,9 +32,10 @@ def row(standing: Standing) -> str:
 
 
 def table(standings: Sequence[Standing]) -> str:
-    """The page: what is reproduced, then what does not show, then notes and runs without a partner; no claim is left out."""
+    """The page: what is reproduced, what does not show, what has no pair of runs yet, then notes and lone runs; no claim is left out."""
     shown = [s for s in standings if s.judgement.verdict == "reproduced"]
-    others = [s for s in standings if s.judgement.verdict != "reproduced"]
+    others = [s for s in standings if s.judgement.differences and s not in shown]
+    waiting = [s for s in standings if not s.judgement.differences]
     lines = [
         "# Claims in miniature", "",
         "Made by `python -m benchmarks.claims` from the lines in `benchmarks/results/claims/`; not to be edited by hand.", "",
@@ -44,6 +45,8 @@ def table(standings: Sequence[Standing]) -> str:
         "## Reproduced", "", *(HEAD + [row(s) for s in shown] if shown else ["None yet."]), "",
         "## Does not show at this scale", "", *(HEAD + [row(s) for s in others] if others else ["None."]), "",
     ]  # fmt: skip
+    if waiting:
+        lines += ["## Not run on both sides yet", "", *HEAD, *(row(s) for s in waiting), ""]
     notes = [f"- {s.claim.name}: {s.claim.note}" for s in standings if s.claim.note]
     notes += [f"- {s.claim.name}: without a partner of the same seed: {', '.join(s.unpaired)}." for s in standings if s.unpaired]
     return "\n".join(lines + (["## Notes", "", *notes, ""] if notes else []))
