@@ -23,9 +23,20 @@ ARMS: dict[str, dict[str, object]] = {
 
 def row(name: str, statement: str, source: str, paper: str, ahead: str, behind: str, metric: str = "swapped_after", *,
         larger: bool = True) -> Claim:  # fmt: skip
-    numbers = f"{paper} linear, ImageNet" if paper else "not in a table"
-    return Claim(f"dilo-{name}", f"DiLo: {statement}", f"Zhao et al. 2021, {source}", numbers, {arm: ARMS[arm] for arm in (ahead, behind)},
-                 metric, (ahead, behind), partial(run_example, "dilo"), log="dilo", metrics=METRICS, larger=larger, quick={"steps": 20})  # fmt: skip
+    return Claim(
+        f"dilo-{name}",
+        f"DiLo: {statement}",
+        f"Zhao et al. 2021, {source}",
+        f"{paper} linear, ImageNet" if paper else "not in a table",
+        {arm: ARMS[arm] for arm in (ahead, behind)},
+        metric,
+        (ahead, behind),
+        partial(run_example, "dilo"),
+        log="dilo",
+        metrics=METRICS,
+        larger=larger,
+        quick={"steps": 20},
+    )
 
 
 CLAIMS = [
