@@ -1,7 +1,7 @@
 """MaskFeat on generated clips: targets against no training and each other (table 1), cubes against tubes and frames (table 6).
 
-Rows share runs. Teachers of features and words are trained on pictures of the same kind, once a seed; their seconds are counted to the first
-arm of a process that asks for them.
+Rows share runs. Teachers of features and words are trained on pictures of the same kind, once a seed; their seconds are counted to the
+first arm of a process that asks for them.
 """
 
 import atexit
