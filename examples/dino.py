@@ -206,8 +206,10 @@ def train(options, run, data, student, teacher, group, device):
             numbers |= collapse_report(probs.flatten(0, 1), says.flatten(0, 1), group=group).to_dict()
         run.write(step + 1, **numbers)
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
-            knn = knn_score(student.network.backbone, data, 500, device)
-            run.bar.set_postfix(loss=f"{numbers['loss']:.3f}", entropy=f"{numbers.get('entropy', float('nan')):.2f}", knn=f"{knn:.1f} %")
+            shown = {name: f"{numbers[name]:.3f}" for name in ("loss", "entropy") if name in numbers}
+            if data.probe_labels is not None:
+                shown["knn"] = f"{knn_score(student.network.backbone, data, 500, device):.1f} %"
+            run.bar.set_postfix(shown)
 
 
 def main(arguments=None):

@@ -120,7 +120,7 @@ def test_peak_memory_elsewhere_is_an_honest_error(monkeypatch):
         transient_peak(_allocate)
 
 
-def test_every_job_is_run_and_a_failure_is_told(monkeypatch, capsys):
+def test_every_job_is_run_and_a_failure_is_told(monkeypatch, capsys, tmp_path):
     ran = []
 
     class Good:
@@ -134,10 +134,12 @@ def test_every_job_is_run_and_a_failure_is_told(monkeypatch, capsys):
             raise ValueError("broken")
 
     monkeypatch.setattr(entry, "discover", lambda: {"bad": Bad, "good": Good})
+    monkeypatch.setattr(entry, "PAGE", tmp_path / "speed.md")  # not the one of the documentation
     assert entry.main(["--", "--rounds", "3"]) == 1
     assert ran == [["--rounds", "3"]]
     assert "bad failed: ValueError: broken" in capsys.readouterr().err
     assert entry.main(["good"]) == 0
+    assert entry.PAGE.read_text() == page()
     with pytest.raises(SystemExit):
         entry.main(["other"])
 
