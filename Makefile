@@ -29,7 +29,7 @@ $(BENCH_READY): $(READY)
 
 setup: $(READY)  ## the virtual environment, made or brought up to date
 
-demo: $(READY)  ## trains SimCLR on generated pictures for two minutes and shows what it learned; then how DINO collapses
+demo: $(READY)  ## trains SimCLR on generated pictures for a minute and shows what it learned; then how DINO collapses
 	$(BIN)/python examples/simclr.py --demo
 	$(BIN)/python examples/collapse.py --demo
 
