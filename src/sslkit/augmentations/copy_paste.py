@@ -84,8 +84,9 @@ class CopyPaste:
         bind_axes("CopyPaste", images=(images, "batch channels height width"), saliency=(saliency, "batch 1 height width"),
                   pasted=(parameters["pasted"], "batch"))  # fmt: skip
         size = (images.shape[2], images.shape[3])
-        work = torch.promote_types(images.dtype, torch.float32) if images.is_floating_point() else torch.float32
-        mask = saliency.to(work) / 255 if saliency.dtype == torch.uint8 else saliency.to(work)
+        front = _floats(images)
+        work = front.dtype
+        mask = _floats(saliency).to(work)
         if self.blend != "none":
             mask = choose(parameters["blurred"], self._blurred(mask), mask)
         u = parameters["background"]
@@ -96,7 +97,6 @@ class CopyPaste:
             if behind.shape != images.shape:
                 raise wrong("CopyPaste", given=f"backgrounds {list(behind.shape)}", expected=f"{list(images.shape)}, as the images",
                             mend="return [batch, channels, height, width] for u and size")  # fmt: skip
-        front = images.to(work) / 255 if images.dtype == torch.uint8 else images.to(work)
         out = torch.lerp(behind, front, mask)
         out = (255 * out).round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else out.to(images.dtype)
         return choose(parameters["pasted"], out, images)
@@ -114,6 +114,11 @@ class CopyPaste:
         with torch.autocast(mask.device.type, enabled=False):
             out: Tensor = gaussian_blur(mask, [2 * radius + 1] * 2, [self.sigma] * 2) if radius else mask
         return out
+
+
+def _floats(images: Tensor) -> Tensor:
+    """In [0, 1], float32 or wider."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 class ImageBackgrounds(nn.Module):

@@ -4,6 +4,7 @@ Nodes without a pixel (padding, where images have different numbers) have no edg
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from kornia.color import rgb_to_lab
@@ -26,14 +27,23 @@ class Regions:
     edges: Tensor  # [batch, n, n] bool, symmetric, no diagonal
     border: Tensor  # [batch, n] bool
 
-    @property
+    @cached_property
     def distance(self) -> Tensor:
         """Of colours: [batch, n, n]."""
-        return torch.cdist(self.colour, self.colour, compute_mode="donot_use_mm_for_euclid_dist")
+        return _distances(self.colour)
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """Of places: [batch, n, n]."""
+        return _distances(self.place)
 
     def paint(self, values: Tensor) -> Tensor:
         """[batch, n] -> [batch, 1, height, width]."""
         return values.gather(1, self.labels.flatten(1)).view(self.labels.shape)[:, None]
+
+
+def _distances(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")  # exact for near ones, too
 
 
 def regions(where: str, images: Tensor, labels: Tensor | None, *, lab_first: bool, diagonal: bool, band: int) -> Regions:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslkit.saliency._graph import BAND, all_pairs, half_up, regions, scales, shortest_paths, stretched
+from sslkit.saliency._graph import BAND, Regions, all_pairs, half_up, regions, scales, shortest_paths, stretched
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def geodesic_saliency(images: Tensor, *, superpixels: Tensor | None = None) -> T
     Source: Wei et al. 2012, "Geodesic Saliency Using Background Priors", in the form of the authors of RBD (Zhu et al. 2014).
     """
     graph = regions("geodesic_saliency", images, superpixels, lab_first=False, diagonal=False, band=BAND)
-    background = _background(graph.distance, graph.place, graph.border, graph.real)
+    background = _background(graph)
     costs = (graph.distance - scales(graph).clip[:, None, None]).clamp(min=0)
     ways = shortest_paths(costs.masked_fill(~(graph.edges | all_pairs(graph.border)), torch.inf))
     s = ways.masked_fill(~background[:, None, :], torch.inf).amin(dim=2)
@@ -41,10 +41,10 @@ def geodesic_saliency(images: Tensor, *, superpixels: Tensor | None = None) -> T
     return graph.paint(stretched(s, graph.real))
 
 
-def _background(distance: Tensor, place: Tensor, border: Tensor, real: Tensor) -> Tensor:
+def _background(graph: Regions) -> Tensor:
     """[batch, n] bool: the border without what stands out of it."""
-    apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")
-    unlike = (distance / (1 + 3 * apart)).masked_fill(~all_pairs(border), torch.inf).sort(dim=2).values  # [batch, n, n]
+    distance, border, real = graph.distance, graph.border, graph.real
+    unlike = (distance / (1 + 3 * graph.apart)).masked_fill(~all_pairs(border), torch.inf).sort(dim=2).values  # [batch, n, n]
     count = half_up(5 * real.sum(dim=1).to(distance.dtype) / 200).clamp(min=1)
     count = torch.minimum(count, (border.sum(dim=1) - 1).to(count.dtype)).clamp(min=1)  # [batch]
     chosen = torch.arange(unlike.shape[2], device=unlike.device) < count[:, None, None]

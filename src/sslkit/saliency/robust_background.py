@@ -41,8 +41,7 @@ def robust_background_saliency(images: Tensor, *, superpixels: Tensor | None = N
     area = similar.sum(dim=2)
     connectivity = torch.where(graph.border[:, None, :], similar, 0).sum(dim=2) / area.sqrt()  # [batch, n]
     background = torch.where(real, 1 - (-connectivity.square() / 2).exp(), 0)
-    apart = torch.cdist(graph.place, graph.place, compute_mode="donot_use_mm_for_euclid_dist")
-    contrast = stretched((distance * weight(apart, 0.4) * background[:, None, :]).sum(dim=2), real)
+    contrast = stretched((distance * weight(graph.apart, 0.4) * background[:, None, :]).sum(dim=2), real)
     contrast = torch.where(contrast >= _otsu(contrast, real)[:, None], contrast, 0)
     smooth = torch.where(two_steps(graph.edges) | around, weight(distance, scale.neighbour.clamp(min=1e-12)[:, None, None]), 0)
     smooth = smooth + 0.1 * graph.edges.to(smooth.dtype)
