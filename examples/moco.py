@@ -76,18 +76,6 @@ def augmentation(options):
     return moco_v2(options.size, scale=area, jitter=colours, blur=0.5 if options.size > 32 else 0, flip=flip, crop_only=options.crop_only)
 
 
-class ClassToken(nn.Module):
-    """A ViT as pictures in [0, 1] -> its class token."""
-
-    def __init__(self, vit):
-        super().__init__()
-        self.vit, self.dim = vit, vit.dim
-        self.pooled = Pooled(vit, "cls")
-
-    def forward(self, images):
-        return self.pooled(images)
-
-
 class Network(nn.Module):
     """Pictures -> queries [batch, 64]. `keys` is the part that the keys' encoder copies: all of it but version 3's predictor."""
 
@@ -109,8 +97,8 @@ def build(options, channels, device):
     torch.manual_seed(options.seed)
     vit = options.backbone == "vit"
     if vit:
-        backbone = ClassToken(ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels))
-        backbone.vit.patch_embed.requires_grad_(options.version != 3)  # a frozen random projection: version 3's cure for unstable ViTs
+        backbone = Pooled(ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels), "cls")
+        backbone.encoder.patch_embed.requires_grad_(options.version != 3)  # a frozen random projection: version 3's cure for unstable ViTs
     else:
         backbone = convnet_small(channels)
     return Network(backbone, options.version, vit).to(device)

@@ -215,9 +215,7 @@ def build(options, data, device):
     if options.method == "cmc":
         backbone = Colours()
     elif options.backbone == "vit":
-        vit = ViT(options.size, options.patch, 96, 4, 3, channels=channels)
-        backbone = Pooled(vit, "cls")
-        backbone.dim = vit.dim
+        backbone = Pooled(ViT(options.size, options.patch, 96, 4, 3, channels=channels), "cls")
     else:
         backbone = convnet_small(channels)
     student = Student(options, backbone).to(device)

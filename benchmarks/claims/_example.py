@@ -1,25 +1,36 @@
 """An arm that is a run of an example: its settings are the example's options."""
 
+import atexit
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(example: str, settings: Mapping[str, Any], seed: int, out: Path | None = None) -> dict[str, float]:
-    """Runs examples/<example>.py on one thread with `--key value` for every setting (`--key` alone for True); the numbers it reports.
-
-    The folder of the run is left in `out`, if that is given.
-    """
-    if out is not None:
-        return _run(example, settings, seed, out)
+def run_example(example: str, settings: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """Runs examples/<example>.py on one thread with `--key value` for every setting (`--key` alone for True); the numbers it reports."""
     with tempfile.TemporaryDirectory() as folder:
         return _run(example, settings, seed, Path(folder))
+
+
+def trained(example: str, settings: Mapping[str, Any], seed: int) -> str:
+    """The folder of a run that others begin with: a teacher, a tokenizer. Made once a process, and gone with it."""
+    return _trained(example, json.dumps(settings, sort_keys=True), seed)
+
+
+@lru_cache
+def _trained(example: str, settings: str, seed: int) -> str:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    _run(example, json.loads(settings), seed, Path(folder))
+    return folder
 
 
 def run_and_finetune(example: str, finetune: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> dict[str, float]:

@@ -1,15 +1,9 @@
 """BEiT's ablations on handwriting (table 4), and against no training: `python -m benchmarks.claims beit`. Rows share their runs."""
 
-import atexit
-import json
-import shutil
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks.claims._example import run_example
+from benchmarks.claims._example import run_example, trained
 from benchmarks.claims.claim import Claim
 
 METRICS = {"knn_after": "k-NN", "linear_after": "a linear probe", "few_shot_after": "a linear probe with five labels a class"}
@@ -30,20 +24,11 @@ ARMS: dict[str, dict[str, Any]] = {
 QUICK = {"steps": 20, "tokenizer": {**TOKENIZER, "steps": 60}}
 
 
-@lru_cache
-def tokenizer(settings: str, seed: int) -> str:
-    """The folder of a run of examples/dvae.py with these settings, as JSON; it goes when the process ends."""
-    folder = mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    run_example("dvae", json.loads(settings), seed, Path(folder))
-    return folder
-
-
 def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """A run of examples/beit.py. Arms of one seed share a tokenizer, whose seconds are counted to the first of them in a process."""
     plain = {key: value for key, value in settings.items() if key != "tokenizer"}
     if settings.get("target") != "pixels":
-        plain["dvae"] = tokenizer(json.dumps(settings["tokenizer"], sort_keys=True), seed)
+        plain["dvae"] = trained("dvae", settings["tokenizer"], seed)
     return run_example("beit", plain, seed)
 
 

@@ -10,16 +10,12 @@ steps, a teacher of all 1297 labels 82.4 / 84.8. All pictures: 300 steps, that t
 600 steps, the same labels 82.4 / 91.8: taken, for both sets of pictures, with three seeds.
 """
 
-import atexit
 import json
-import shutil
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks.claims._example import run_example
+from benchmarks.claims._example import run_example, trained
 from benchmarks.claims.claim import Claim
 
 TEACHER = {"data": "digits", "size": 16, "no-flip": True, "labels": 100, "batch": 100, "steps": 150}
@@ -31,19 +27,10 @@ KNOWN = "of the labelled pictures the teacher says nothing new: for 99.9 % of th
 
 
 @lru_cache
-def teacher(settings: str, seed: int) -> str:
-    """The folder of a run of examples/supervised.py with these settings, as JSON; it goes when the process ends."""
-    folder = mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    run_example("supervised", json.loads(settings), seed, Path(folder))
-    return folder
-
-
-@lru_cache
 def student(settings: str, seed: int) -> dict[str, float]:
     plain = json.loads(settings)
     if "teacher" in plain:
-        plain["teacher"] = teacher(json.dumps(plain["teacher"], sort_keys=True), seed)
+        plain["teacher"] = trained("supervised", plain["teacher"], seed)
     return run_example("deit", plain, seed)
 
 

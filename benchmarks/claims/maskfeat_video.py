@@ -4,16 +4,10 @@ Rows share runs. Teachers of features and words are trained on pictures of the s
 first arm of a process that asks for them.
 """
 
-import atexit
-import json
-import shutil
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks.claims._example import run_example
+from benchmarks.claims._example import run_example, trained
 from benchmarks.claims.claim import Claim
 
 METRICS = {
@@ -40,19 +34,11 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-@lru_cache
-def trained(example: str, seed: int) -> str:
-    """The folder of a run of a teacher's example; it goes when the process ends."""
-    folder = mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    run_example(example, TEACHERS[example], seed, Path(folder))
-    return folder
-
-
 def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """A run of examples/maskfeat_video.py, after that of its teacher."""
-    example = {json.dumps(wanted): name for name, wanted in TEACHERS.items()}
-    plain = {key: trained(example[json.dumps(value)], seed) if key in ("dvae", "teacher") else value for key, value in settings.items()}
+    plain = dict(settings)
+    for name, wanted in TEACHERS.items():
+        plain |= {key: trained(name, wanted, seed) for key in ("dvae", "teacher") if settings.get(key) == wanted}
     return run_example("maskfeat_video", plain, seed)
 
 
