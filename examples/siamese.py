@@ -76,6 +76,7 @@ def parse(arguments=None):
     parser.add_argument("--negatives", type=int, default=1024, help="instdist and cmc: rows drawn; 4096 in the paper")
     parser.add_argument("--lambd", type=float, default=0.0051, help="barlow: weight of what is off the diagonal")
     parser.add_argument("--hue", type=float, default=0.5, help="jitter; 0.5 takes the colour away as a shortcut")
+    parser.add_argument("--crop-only", action="store_true", help="views by cropping and flipping alone")
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
@@ -225,8 +226,9 @@ def build(options, data, device):
 def train(options, run, data, student, state, group, device):
     """The algorithm; student and state are moved in place."""
     local = max(1, round(3 * options.size / 7 / options.patch)) * options.patch
-    views = dino(options.size, local, options.local_views, scale=(0.4, 1.0), local_scale=(0.15, 0.5), jitter=(0.4, 0.4, 0.4, options.hue),
-                 blur=(0, 0, 0), solarize=0.0, flip=0.0 if options.no_flip else 0.5)  # fmt: skip
+    colours = {"jitter_p": 0.0, "grayscale": 0.0} if options.crop_only else {"jitter": (0.4, 0.4, 0.4, options.hue)}
+    views = dino(options.size, local, options.local_views, scale=(0.4, 1.0), local_scale=(0.15, 0.5), blur=(0, 0, 0), solarize=0.0,
+                 flip=0.0 if options.no_flip else 0.5, **colours)  # fmt: skip
     optimizer = torch.optim.AdamW(student.parameters(), weight_decay=options.weight_decay)
     network = student if group is None else DistributedDataParallel(student, process_group=group)
     network = torch.compile(network) if options.compile else network
