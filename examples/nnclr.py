@@ -3,6 +3,7 @@
 python examples/nnclr.py                                        handwriting, crops alone: the paper's hardest setting
 python examples/nnclr.py --positive view                        the control without neighbours; also --momentum 0.99, --queue 256, --topk 4,
                                                                 --neighbour soft: rows of the paper's tables 4 and 5
+python examples/nnclr.py --crops 2+4                            four local views, which take the neighbours of the two large ones
 python examples/nnclr.py --data scenes --size 32 --augment full --flip --steps 500
 torchrun --nproc-per-node 2 examples/nnclr.py                   as many processes as you have GPUs
 
@@ -38,7 +39,7 @@ from sslkit.counter import integer, keys, stream
 from sslkit.distributed import mean_rows
 from sslkit.evaluation import nearest_neighbours, neighbour_match_accuracy
 from sslkit.losses import nnclr_loss
-from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, Neighbours, SupportSet
+from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, Neighbours, SupportSet, encode_views
 from sslkit.plots import neighbour_picture
 
 
@@ -53,7 +54,9 @@ def parse(arguments=None):
     parser.add_argument("--neighbour", choices=["hard", "soft"], default="hard", help="soft: a mean of all rows, by their similarity")
     parser.add_argument("--both-directions", action="store_true", help="the softmax over the neighbours, too")
     parser.add_argument("--augment", choices=["full", "crop"], default="crop")
+    parser.add_argument("--crops", default="2", help="large views, or large+local ones: 2+6 in the paper")
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
+    parser.add_argument("--local-scale", type=float, nargs=2, default=(0.15, 0.5), help="share of the picture that a local view shows")
     parser.add_argument("--hue", type=float, default=0.5, help="largest hue shift, in turns, with --augment full")
     parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=False, help="not for writing, where it makes another sign")
     parser.add_argument("--temperature", type=float, default=0.1)
@@ -65,24 +68,27 @@ def parse(arguments=None):
     largest = options.queue if options.neighbour == "hard" else 1
     if not 1 <= options.topk <= largest:
         parser.error(f"--topk: got {options.topk} {options.neighbour} neighbours; expected 1 to {largest}. To mend: pass --topk 1")
+    large, _, local = options.crops.partition("+")
+    if large != "2" or not (local or "0").isdigit():
+        parser.error(f"--crops: got {options.crops!r}; expected 2, or 2+N with N local views. To mend: pass --crops 2+4")
+    options.local_views = int(local or 0)
     return options
 
 
 class Network(nn.Module):
-    """Pictures -> projections z and predictions p; without the predictor, z alone."""
+    """Views of pictures -> projections z and predictions p, [views, batch, dim] each."""
 
     def __init__(self, encoder):
         super().__init__()
         self.projector = nn.Sequential(encoder, MLPProjector(encoder.dim, 256, 64, layers=3, last_batch_norm="affine"))
         self.predictor = MLPPredictor(64, 256)
 
-    def forward(self, images):
-        z = self.projector(images)
-        return z, self.predictor(z)
+    def forward(self, views):
+        return encode_views(lambda x: torch.cat([z := self.projector(x), self.predictor(z)], dim=1), views).chunk(2, dim=2)
 
 
 def positives(support, z, view, options, indices, step):
-    """The positives of a view, [batch, 64], and the neighbours they come from."""
+    """The positives of a large view, [batch, 64], and the neighbours they come from."""
     near = support.nearest(z, options.topk, options.temperature if options.neighbour == "soft" else None)
     if options.topk > 1:  # drawn by the picture's number, so that one process and two draw alike
         drawn = torch.arange(len(z), device=z.device), integer(keys(indices, stream(options.seed, step)), view, options.topk)
@@ -92,8 +98,9 @@ def positives(support, z, view, options, indices, step):
 
 def train(options, run, data, network, teacher, support, group, device):
     """The algorithm; network, teacher and support are moved in place."""
-    views = nnclr(options.size, scale=(options.crop, 1.0), jitter=(0.4, 0.4, 0.4, options.hue), blur=0,
-                  flip=0.5 if options.flip else 0.0, crop_only=options.augment == "crop")  # fmt: skip
+    views = nnclr(options.size, None, options.local_views, scale=(options.crop, 1.0), local_scale=tuple(options.local_scale),
+                  jitter=(0.4, 0.4, 0.4, options.hue), blur=0, flip=0.5 if options.flip else 0.0,
+                  crop_only=options.augment == "crop")  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay)
     trained = network if group is None else DistributedDataParallel(network, process_group=group)
     trained = torch.compile(trained) if options.compile else trained
@@ -105,14 +112,16 @@ def train(options, run, data, network, teacher, support, group, device):
         labels = None if data.train_labels is None else data.train_labels[indices].to(device)
         images = floats(data.train[indices]).to(device)
         indices = indices.to(device)
-        x = torch.cat(views(images, indices=indices, seed=options.seed, epoch=epoch)).contiguous(memory_format=torch.channels_last)
+        x = views(images, indices=indices, seed=options.seed, epoch=epoch)
+        x = [view.contiguous(memory_format=torch.channels_last) for view in x]
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
-            z, p = trained(x)
-            z = teacher(x) if teacher else z
-        (z1, z2), (p1, p2) = z.detach().chunk(2), p.chunk(2)
-        (positive1, near1), (positive2, _) = (positives(support, z, view, options, indices, step) for view, z in enumerate((z1, z2)))
-        loss = sum(nnclr_loss(positive, p, temperature=options.temperature, both_directions=options.both_directions, group=group)
-                   for positive, p in ((positive1, p2), (positive2, p1))) / 2  # fmt: skip
+            z, p = trained(x)  # [views, batch, 64], the two large views first
+            z = encode_views(teacher, x[:2]) if teacher else z[:2].detach()
+        targets = [positives(support, z[view], view, options, indices, step) for view in range(2)]
+        pairs = [(t, v) for t in range(2) for v in range(len(p)) if v != t]  # every view but the neighbour's own
+        loss = sum(nnclr_loss(targets[t][0], p[v], temperature=options.temperature, both_directions=options.both_directions, group=group)
+                   for t, v in pairs) / len(pairs)  # fmt: skip
+        near1 = targets[0][1]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -121,7 +130,7 @@ def train(options, run, data, network, teacher, support, group, device):
         numbers = {"loss": loss.item(), "similarity": mean_rows(near1.similarity[:, None], group).item()}
         if labels is not None:
             numbers["match"] = neighbour_match_accuracy(near1.labels, labels, group=group).item()
-        support.enqueue(z1, labels, group)
+        support.enqueue(z[0], labels, group)
         run.write(step + 1, **numbers)
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
             knn = knn_score(network.projector[0], data, 500, device)

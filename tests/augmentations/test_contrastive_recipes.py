@@ -16,6 +16,7 @@ from sslkit.augmentations import (
     moco_v2,
     nnclr,
     simclr,
+    supervised,
 )
 from sslkit.testing import proves
 
@@ -45,6 +46,18 @@ def test_nnclr_takes_the_views_of_simclr():
     assert nnclr(32, **options) != nnclr(32)
 
 
+@proves(NNCLR, "loop")
+def test_local_views_of_nnclr_are_smaller_crops_after_the_two_large_ones():
+    views = nnclr(224, None, 6, scale=(0.14, 1.0)).views
+    local = simclr(96, scale=(0.05, 0.14)).views[0]
+    assert views == (*nnclr(224, scale=(0.14, 1.0)).views, *[local] * 6)
+    assert nnclr((32, 48), (8, 12), 1, local_scale=(0.1, 0.3), crop_only=True).views[2] == supervised((8, 12), scale=(0.1, 0.3))
+    images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    two, six = (nnclr(28, None, n)(images, indices=torch.arange(2), seed=0, epoch=1) for n in (0, 4))
+    assert [tuple(view.shape[-2:]) for view in six] == [(28, 28)] * 2 + [(12, 12)] * 4
+    assert all(torch.equal(a, b) for a, b in zip(two, six[:2], strict=True))
+
+
 @proves(MOCO, "property")
 @proves(NNCLR, "property")
 @pytest.mark.parametrize("recipe", [moco_v2, nnclr])
@@ -68,3 +81,9 @@ def test_wrong_options(recipe):
         recipe(32, flip=2)
     with pytest.raises(ValueError, match="RandomResizedCrop: got size"):
         recipe(0)
+
+
+@proves(NNCLR, "errors")
+def test_a_wrong_number_of_local_views():
+    with pytest.raises(ValueError, match="nnclr: got local_views=-1; expected a whole number from 0 on. To mend: pass 0"):
+        nnclr(32, None, -1)

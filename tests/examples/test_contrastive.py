@@ -6,6 +6,8 @@ import pytest
 import torch
 from tests.examples.runs import DIGITS, killed_and_resumed, losses, run, same, state
 
+from sslkit.modules import SupportSet
+
 import moco  # isort: skip  # runs.py puts the folder of the examples on the path
 import nnclr  # isort: skip
 
@@ -65,7 +67,7 @@ def first_steps(tmp_path, name, *options):
     return losses(tmp_path)
 
 
-OPTIONS = [("--positive", "view"), ("--momentum", 0.5), ("--topk", 3), ("--neighbour", "soft"), ("--both-directions",),
+OPTIONS = [("--positive", "view"), ("--crops", "2+2"), ("--momentum", 0.5), ("--topk", 3), ("--neighbour", "soft"), ("--both-directions",),
            ("--augment", "full"), ("--queue", 40)]  # fmt: skip
 
 
@@ -76,6 +78,33 @@ def test_every_option_of_nnclr_changes_what_is_learned(tmp_path):
         assert all(loss > 0 for loss in changed)
         assert changed[-1] != plain[-1], option
     assert first_steps(tmp_path / "again", "nnclr") == plain
+
+
+def test_with_crops_each_neighbour_finds_the_predictions_of_all_other_views(tmp_path, monkeypatch):
+    """Two neighbours, never of a local view, and eight terms for 2+3 views, whose mean is the loss."""
+    asked, terms = [], []
+    nearest, loss = SupportSet.nearest, nnclr.nnclr_loss
+
+    def searched(support, z, *options):
+        asked.append(nearest(support, z, *options))
+        return asked[-1]
+
+    def compared(neighbours, predictions, **options):
+        terms.append((neighbours, predictions, loss(neighbours, predictions, **options)))
+        return terms[-1][2]
+
+    monkeypatch.setattr(SupportSet, "nearest", searched)
+    monkeypatch.setattr(nnclr, "nnclr_loss", compared)
+    told = first_steps(tmp_path, "nnclr", "--crops", "2+3")
+    assert (len(asked), len(terms)) == (4 * 2, 4 * 8)
+    for step, value in enumerate(told):
+        first, second = asked[2 * step : 2 * step + 2]
+        now = terms[8 * step : 8 * step + 8]
+        assert all(term[0] is near.rows for term, near in zip(now, [first] * 4 + [second] * 4, strict=True))
+        predictions = [term[1] for term in now]
+        assert all(torch.equal(a, b) for a, b in zip(predictions[1:4], predictions[5:], strict=True))  # the local ones, of both
+        assert not torch.equal(predictions[0], predictions[4])
+        assert value == pytest.approx(sum(term[2].item() for term in now) / 8)
 
 
 @pytest.mark.parametrize("options", [("--version", 1), ("--version", 2), ("--version", 3), ("--version", 3, *VIT), ("--version", 2, *VIT)])
@@ -135,6 +164,8 @@ def test_refusals(capsys):
         (nnclr, "--topk", "0"): "--topk: got 0 hard neighbours; expected 1 to 1024. To mend: pass",
         (nnclr, "--topk", "9", "--queue", "8"): "--topk: got 9 hard neighbours; expected 1 to 8",
         (nnclr, "--topk", "2", "--neighbour", "soft"): "--topk: got 2 soft neighbours; expected 1 to 1",
+        (nnclr, "--crops", "3"): "--crops: got '3'; expected 2, or 2+N with N local views. To mend: pass --crops 2+4",
+        (nnclr, "--crops", "2+x"): "--crops: got '2+x'; expected 2, or 2+N",
         (moco, "--momentum", "1.5"): "--momentum: got 1.5; expected a number in [0, 1]. To mend: pass",
         (moco, "--version", "4"): "invalid choice",
     }

@@ -13,6 +13,20 @@ from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.paired import PairedCrop
 
 
+def _view(*ops: Augmentation) -> Compose:
+    """These in their order, without those of probability 0."""
+    return Compose(*(op for op in ops if getattr(op, "p", 1.0)))
+
+
+def _local(where: str, size: int | Sequence[int], local_size: int | Sequence[int] | None, local_views: int) -> int | Sequence[int]:
+    """The size of the local views: 3/7 of that of the global ones, if none is given."""
+    if local_views < 0 or local_views != int(local_views):
+        raise wrong(where, given=f"local_views={local_views}", expected="a whole number from 0 on", mend="pass 0 for none")
+    if local_size is not None:
+        return local_size
+    return round(3 * size / 7) if isinstance(size, int) else tuple(round(3 * side / 7) for side in size)
+
+
 def simclr(
     size: int | Sequence[int],
     *,
@@ -48,24 +62,10 @@ def simclr(
     with zeros.
     """
     if jitter is not None and strength != 1.0:
-        raise wrong(
-            "simclr",
-            given=f"strength={strength} and jitter={jitter}",
-            expected="one of the two",
-            mend="scale the jitter yourself",
-        )
-    if jitter is None:
-        jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
-    ops: list[Augmentation] = [RandomResizedCrop(size, scale=scale, interpolation=interpolation)]
-    if flip:
-        ops.append(HorizontalFlip(flip))
-    if jitter_p and not crop_only:
-        ops.append(ColorJitter(*jitter, p=jitter_p))
-    if grayscale and not crop_only:
-        ops.append(Grayscale(grayscale))
-    if blur and not crop_only:
-        ops.append(GaussianBlur(p=blur))
-    view = Compose(*ops)
+        raise wrong("simclr", given=f"strength={strength} and jitter={jitter}", expected="one of the two", mend="scale the jitter yourself")
+    jitter = jitter or (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
+    colours = () if crop_only else (ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale), GaussianBlur(p=blur))
+    view = _view(RandomResizedCrop(size, scale=scale, interpolation=interpolation), HorizontalFlip(flip), *colours)
     return MultiCrop((view, view))
 
 
@@ -100,20 +100,18 @@ def moco_v2(
     Source: Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", and the authors' code, whose order this is. Version 1
     has jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1, blur=0, and its grey before the jitter.
     """
-    ops: list[Augmentation] = [RandomResizedCrop(size, scale=scale, interpolation=interpolation)]
-    if not crop_only:
-        ops += [ColorJitter(*jitter, p=jitter_p)] if jitter_p else []
-        ops += [Grayscale(grayscale)] if grayscale else []
-        ops += [GaussianBlur(p=blur)] if blur else []
-    ops += [HorizontalFlip(flip)] if flip else []
-    view = Compose(*ops)
+    colours = () if crop_only else (ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale), GaussianBlur(p=blur))
+    view = _view(RandomResizedCrop(size, scale=scale, interpolation=interpolation), *colours, HorizontalFlip(flip))
     return MultiCrop((view, view))
 
 
 def nnclr(
     size: int | Sequence[int],
+    local_size: int | Sequence[int] | None = None,
+    local_views: int = 0,
     *,
     scale: tuple[float, float] = (0.08, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.14),
     jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
     jitter_p: float = 0.8,
     grayscale: float = 0.2,
@@ -122,27 +120,35 @@ def nnclr(
     interpolation: Interpolation = "bicubic",
     crop_only: bool = False,
 ) -> MultiCrop:
-    """Two views alike, as SimCLR's: crop, flip, jitter, grey, blur.
+    """Two views alike, as SimCLR's: crop, flip, jitter, grey, blur; after them, of small parts, as many local ones as are asked for.
 
     Args:
-        size: of the views; an int is a square.
+        size: of the two views; an int is a square.
+        local_size: of the local ones. None: 3/7 of `size`, 96 for 224.
+        local_views: how many; 6 in the paper's multi-crop, 0 in all else.
         scale: range of the crop's area.
+        local_scale: of the local crops'.
         jitter: brightness, contrast, saturation, hue.
         jitter_p: its probability; 0 leaves it out.
         grayscale: probability; 0 leaves it out.
         blur: probability; 0 leaves it out. Below 20 pixels its kernel has one tap and does nothing.
         flip: probability; 0 leaves it out.
-        interpolation: of the crop.
+        interpolation: of the crops.
         crop_only: crop and flip alone, the paper's table 5.
 
     Raises:
-        ValueError: an option is out of range (of the part that takes it).
+        ValueError: an option is out of range (of the part that takes it), or local_views below 0.
 
-    Source: Dwibedi et al. 2021 (NNCLR), sec. 4.1, which takes SimCLR's. No code of the authors is public; solo-learn trains it with BYOL's
-    two unlike views.
+    Source: Dwibedi et al. 2021 (NNCLR), sec. 4.1, which takes SimCLR's views; the area of the local ones is SwAV's. No code of the authors
+    is public; solo-learn trains it with BYOL's two unlike views.
     """
-    return simclr(size, scale=scale, jitter=jitter, jitter_p=jitter_p, grayscale=grayscale, blur=blur, flip=flip,
-                  interpolation=interpolation, crop_only=crop_only)  # fmt: skip
+
+    def view(side: int | Sequence[int], area: tuple[float, float]) -> Augmentation:
+        return simclr(side, scale=area, jitter=jitter, jitter_p=jitter_p, grayscale=grayscale, blur=blur, flip=flip,
+                      interpolation=interpolation, crop_only=crop_only).views[0]  # fmt: skip
+
+    side = _local("nnclr", size, local_size, local_views)
+    return MultiCrop((*[view(size, scale)] * 2, *[view(side, local_scale)] * local_views))
 
 
 def beit(
@@ -237,19 +243,12 @@ def dino(
 
     Source: Caron et al. 2021 (DINO), sec. 3.1 and appendix E, and the authors' code.
     """
-    if local_views < 0 or local_views != int(local_views):
-        raise wrong("dino", given=f"local_views={local_views}", expected="a whole number from 0 on", mend="pass 8")
-    if local_size is None:
-        local_size = round(3 * size / 7) if isinstance(size, int) else tuple(round(3 * side / 7) for side in size)
+    local_size = _local("dino", size, local_size, local_views)
 
     def view(side: int | Sequence[int], area: tuple[float, float], blurred: float, solarized: float) -> Compose:
-        ops: list[Augmentation] = [RandomResizedCrop(side, scale=area, interpolation=interpolation)]
-        ops += [HorizontalFlip(flip)] if flip else []
-        ops += [ColorJitter(*jitter, p=jitter_p)] if jitter_p else []
-        ops += [Grayscale(grayscale)] if grayscale else []
-        ops += [GaussianBlur(p=blurred)] if blurred else []
-        ops += [Solarize(p=solarized)] if solarized else []
-        return Compose(*ops)
+        crop = RandomResizedCrop(side, scale=area, interpolation=interpolation)
+        colours = ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale), GaussianBlur(p=blurred), Solarize(p=solarized)
+        return _view(crop, HorizontalFlip(flip), *colours)
 
     first, second = view(size, scale, blur[0], 0.0), view(size, scale, blur[1], solarize)
     return MultiCrop((first, second, *[view(local_size, local_scale, blur[2], 0.0)] * local_views))
