@@ -6,10 +6,12 @@ python examples/looc.py --augmentations color,rotation --plus-plus    LooC++: th
 python examples/looc.py --augmentations none                          MoCo, the control; rows of the first table:
 python examples/looc.py --augmentations none --rotation independent   MoCo + Rotation
 python examples/looc.py --augmentations none --rotation shared        the same turn for query and key
+python examples/looc.py --score runs/supervised                       Supervised: scores of a ConvNet that another example trained
 torchrun --nproc-per-node 2 examples/looc.py                          as many processes as you have GPUs
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common import (
     Run,
+    Teacher,
     batch_of,
     embed,
     floats,
@@ -32,7 +35,8 @@ from common import (
 )
 from sslkit.augmentations import ColorJitter, Grayscale, HorizontalFlip, LeaveOneOut, QuarterTurn, RandomResizedCrop
 from sslkit.backbones import ConvNet, convnet_small
-from sslkit.evaluation import linear_probe
+from sslkit.datasets import ORIENTED, Scenes
+from sslkit.evaluation import few_shot, linear_probe
 from sslkit.losses import looc_loss
 from sslkit.modules import MomentumEncoder, MultiHeadProjector, SupportSet
 from sslkit.plots import contact_sheet, save_picture
@@ -54,9 +58,12 @@ def parse(arguments=None):
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
     parser.add_argument("--hue", type=float, default=0.1, help="largest hue shift, in turns")
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
+    parser.add_argument("--score", type=Path, help="train nothing: score the ConvNet of a run of supervised.py or simclr.py")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
     options = parser.parse_args(arguments)
+    if options.score:
+        options.augmentations, options.plus_plus = "none", False
     options.spaces = [] if options.augmentations == "none" else options.augmentations.split(",")
     if not set(options.spaces) <= set(SPACES) or len(set(options.spaces)) != len(options.spaces):
         parser.error(f"--augmentations: got {options.augmentations!r}; expected none, or some of {', '.join(SPACES)}. To mend: pass one")
@@ -97,15 +104,17 @@ class Network(nn.Module):
 
 
 class Features(nn.Module):
-    """The backbone's embedding; of LooC++ the last stages of all heads, side by side."""
+    """The backbone's embedding, of LooC++ the last stages of all heads side by side; with `spaces`, then every head's unit projection."""
 
-    def __init__(self, network):
+    def __init__(self, network, spaces=False):
         super().__init__()
-        self.network = network
+        self.network, self.spaces = network, spaces
 
     def forward(self, images):
         network = self.network
-        return network.heads.concatenate(network.backbone.maps(images)) if network.plus_plus else network.backbone(images)
+        inputs = network.backbone.maps(images) if network.plus_plus else network.backbone(images)
+        features = network.heads.concatenate(inputs) if network.plus_plus else inputs
+        return torch.cat([features, *nn.functional.normalize(network.heads(inputs), dim=2)], dim=1) if self.spaces else features
 
 
 def train(options, run, data, network, teacher, queues, group, device):
@@ -148,31 +157,69 @@ def main(arguments=None):
         teacher = MomentumEncoder(network, buffers="own").to(device)
         generator = torch.Generator().manual_seed(options.seed)
         queues = nn.ModuleList(SupportSet(options.queue, 64, generator=generator) for _ in range(heads)).to(device)
-        controls = measure(network, data, device)
-        train(options, run, data, network, teacher, queues, group, device)
+        hues = hues_of(options)
+        controls = measure(network, data, hues, device)
+        if options.score:
+            network.backbone = Teacher(options.score, data.train.shape[1], classify=False).network.to(device)
+        else:
+            train(options, run, data, network, teacher, queues, group, device)
         if rank == 0:
-            report(options, run, data, network, device, controls)
+            report(options, run, data, network, hues, device, controls)
 
 
-def measure(network, data, device):
-    """Scores of the class, and a linear probe of the quarter by which a picture is turned: chance 25 %."""
-    features = Features(network)
-    found = scores(features, data, embed(features, data.test, device), device)
-    turn, sets = QuarterTurn(), []
-    for part, images in enumerate((data.probe, data.test)):
+def hues_of(options):
+    """An eighth of the colour circle for the object of each probe and test picture, if the generator knows it."""
+    kind, _, preset = options.data.partition(":")
+    parts = [Scenes(split, options.size, preset=preset or "default") for split in ("probe", "test")] if kind == "scenes" else []
+    return [part.batch(torch.arange(len(part))).hue_bin for part in parts] or [None, None]
+
+
+def measure(network, data, hues, device, names=()):
+    """Scores of the class; linear probes of class, quarter turn (chance 25 %) and hue (12.5 %) of the features and each head's space."""
+    features, spaces, turn, finite = Features(network), Features(network, spaces=True), QuarterTurn(), True
+    found, asked = scores(features, data, embed(features, data.test, device), device), {"linear": [], "rotation": [], "hue": []}
+    for part, (images, labels) in enumerate(((data.probe, data.probe_labels), (data.test, data.test_labels))):
         drawn = turn.sample(len(images), images.shape[2:], indices=torch.arange(len(images)), seed=part)
-        sets += [embed(features, turn.apply(images, drawn), device), drawn["turns"]]
-    finite = sets[0].isfinite().all() and sets[2].isfinite().all()
-    return found | {"rotation": linear_probe(*sets).top1 if finite else float("nan")}
+        seen = embed(spaces, images, device), embed(spaces, turn.apply(images, drawn), device)
+        finite = finite and all(bool(x.isfinite().all()) for x in seen)
+        upright, turned = seen if finite else (torch.zeros_like(x) for x in seen)  # a run that diverged is a result, too
+        for task, x, answers in (("linear", upright, labels), ("rotation", turned, drawn["turns"]), ("hue", upright, hues[part])):
+            asked[task] += [x, answers]
+    first = upright.shape[1] - 64 * len(network.heads.projectors)
+    columns = {"": slice(first), **{f"_head_{name}": slice(first + 64 * i, first + 64 * (i + 1)) for i, name in enumerate(names)}}
+    for task, (x, y, test_x, test_y) in asked.items():
+        for space, own in columns.items() if y is not None else ():
+            sets = x[:, own], y, test_x[:, own], test_y
+            fit = linear_probe(*sets)
+            found[task + space] = fit.top1
+            if task == "rotation" and hues[0] is not None:  # of the shapes that show every quarter turn
+                right = (fit.predict(sets[2]) == test_y)[torch.isin(data.test_labels, torch.tensor(ORIENTED))]
+                found["oriented" + space] = 100 * right.float().mean().item()
+            for shots in (5, 10) if task == "linear" and not space and int(y.bincount().min()) >= 10 else ():
+                few = few_shot(*sets, shots=shots, episodes=10, generator=torch.Generator().manual_seed(0)).top1
+                found |= {f"shots_{shots}": few.mean, f"shots_{shots}_interval": few.high - few.mean}
+    return found if finite else dict.fromkeys(found, float("nan"))
 
 
-def report(options, run, data, network, device, controls):
-    """Scores beside the random network, for class and rotation; the views of four pictures."""
-    found, pixels = measure(network, data, device), knn_score(nn.Flatten(), data)
+def report(options, run, data, network, hues, device, controls):
+    """Scores beside the random network, of features and spaces; the views of four pictures."""
+    names = () if options.score else ("invariant", *options.spaces)
+    found, pixels = measure(network, data, hues, device, names), knn_score(nn.Flatten(), data)
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
+    after = str(options.score or f"after {run.steps} steps")
     if "knn" in found:
-        print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
-    print(f"rotation, a linear probe, chance 25.0: {controls['rotation']:.1f} -> {found['rotation']:.1f} %")
+        print(score_table(data, pixels, {"random network": controls, after: found}))
+    titles = {"linear": "class", "rotation": "quarter turn", "oriented": "of shapes that show it", "hue": "hue"}
+    titles = {task: title for task, title in titles.items() if task in found}
+    print("linear probes in percent, chance of a quarter turn 25.0" + (", of a hue 12.5" if "hue" in found else ""))
+    print(f"{'':22}" + "".join(f"{title:>{len(title) + 2}}" for title in titles.values()))
+    rows = {"random network": controls, after: found, **{f"  head {n}": {t: found[f"{t}_head_{n}"] for t in titles} for n in names}}
+    for row, numbers in rows.items():
+        print(f"{row:22}" + "".join(f"{numbers[task]:{len(title) + 2}.1f}" for task, title in titles.items()))
+    for shots in (5, 10) if "shots_10" in found else ():
+        print(f"{shots} labels a class, ten draws: {found[f'shots_{shots}']:.1f} +- {found[f'shots_{shots}_interval']:.1f} % (95 %)")
+    if options.score:
+        return
     views = views_of(options)
     shown = views(floats(data.test[:4]), indices=torch.arange(4), seed=options.seed)
     names = ["query", "key 0", *(f"key of {space}" for space in options.spaces)]
