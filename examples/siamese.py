@@ -219,7 +219,7 @@ def build(options, data, device):
         backbone = Pooled(ViT(options.size, options.patch, 96, 4, 3, channels=channels), "cls")
     else:
         backbone = convnet_small(channels)
-    student = Student(options, backbone).to(device)
+    student = Student(options, backbone).to(device, memory_format=torch.channels_last)
     return student, State(options, student, len(data.train)).to(device)
 
 

@@ -1,11 +1,8 @@
-"""The baselines of the tables on generated pictures: each against no training. Rows share the untrained runs."""
+"""The baselines of the tables on generated pictures: each against no training. Rows share the untrained runs, and DINO's of its baselines."""
 
-from functools import partial
-
-from benchmarks.claims._example import run_example
 from benchmarks.claims.claim import Claim
+from benchmarks.claims.dino import ARMS, BASELINES, METRICS, run
 
-METRICS = ("linear_after", "knn_after", "few_shot_after")
 PAPERS = {
     "byol": ("BYOL", "Grill et al. 2020", "74.3"),
     "simsiam": ("SimSiam", "Chen & He 2021", "71.3"),
@@ -19,14 +16,14 @@ PAPERS = {
 
 
 def arms(method: str) -> dict[str, dict[str, object]]:
-    """CMC has two networks, and so an untrained pair of its own."""
-    untrained: dict[str, object] = {"steps": 1, "lr": 0.0, **({"method": "cmc"} if method == "cmc" else {})}
-    return {method: {"steps": 400, "method": method}, "untrained pair" if method == "cmc" else "untrained": untrained}
+    """The method, and its network without training. CMC has two networks, and so an untrained pair of its own."""
+    settings = {**BASELINES, "example": "siamese", "method": method}
+    untrained = {"untrained pair": {**settings, "steps": 1, "lr": 0.0}} if method == "cmc" else {"untrained": ARMS["untrained"]}
+    return {PAPERS[method][0]: settings, **untrained}
 
 
 CLAIMS = [
     Claim(f"siamese-{method}", f"{name} beats no training, by a linear probe", paper, f"{number} linear, ImageNet", arms(method),
-          "linear_after", (method, list(arms(method))[1]), partial(run_example, "siamese"), log="siamese", metrics=METRICS,
-          quick={"steps": 20})
+          "linear_after", (name, list(arms(method))[1]), run, log="dino", metrics=tuple(METRICS), quick={"steps": 20})
     for method, (name, paper, number) in PAPERS.items()
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients on a CPU: about an image at a time, so that all stays in cache, and one addition per pixel.
+"""Histograms of oriented gradients on a CPU: a piece at a time that stays in cache, and one addition per pixel.
 
 The gradients and comparisons of the definition, in its order, so that every pixel gets the same bin; limits are counted in floating
 point, where a comparison writes a number that the next operation can use. The magnitude of a pixel is then added to one place of a
@@ -25,25 +25,34 @@ def forward(images: Tensor, ids: Tensor | None, cell: int, bins: int, window: in
     hist = torch.empty(*v.shape[:3], bins, rows // cell, columns // cell, dtype=dtype)
     bell = None if window is None else gaussian(window, rows, columns, hist)
     places: dict[torch.Size, Tensor] = {}
-    for b in range(v.shape[0]):
-        for t in range(v.shape[2]):
-            for channels, top, bottom in blocks(v.shape[1], rows, columns, cell):
-                block = mirrored_block(v[b, channels, t], top, bottom, columns, dtype)
-                gx, gy = gradients(block)
-                weight = None if bell is None else bell[top:bottom]
-                if gx.shape not in places:
-                    places[gx.shape] = numbers(gx, cell)
-                hist[b, channels, t, :, top // cell : bottom // cell] = histogram(gx, gy, weight, places[gx.shape], cell, bins)
+    for *planes_of, top, bottom in blocks(v.shape[:3], rows, columns, cell):
+        block = mirrored_block(v[tuple(planes_of)], top, bottom, columns, dtype)
+        gx, gy = gradients(block.flatten(0, 2))
+        weight = None if bell is None else bell[top:bottom]
+        if gx.shape not in places:
+            places[gx.shape] = numbers(gx, cell)
+        part = histogram(gx, gy, weight, places[gx.shape], cell, bins)
+        hist[(*planes_of, slice(None), slice(top // cell, bottom // cell))] = part.view(*block.shape[:3], *part.shape[1:])
     return tokens(normalized(hist), ids, patch // cell)
 
 
-def blocks(channels: int, rows: int, columns: int, cell: int) -> Iterator[tuple[slice, int, int]]:
-    """(channels, first row, last row + 1) of pieces of about PIXELS pixels: whole channels, or rows of cells of one channel."""
-    together = max(PIXELS // (rows * columns), 1)
-    height = max(PIXELS // (together * columns) // cell, 1) * cell
-    for channel in range(0, channels, together):
-        for top in range(0, rows, height):
-            yield slice(channel, channel + together), top, min(top + height, rows)
+def blocks(planes: torch.Size, rows: int, columns: int, cell: int) -> Iterator[tuple[slice, slice, slice, int, int]]:
+    """(samples, channels, frames, first row, last row + 1) of pieces of about PIXELS pixels.
+
+    As many whole samples as fit, or else frames of a sample, or else channels of a frame, or else rows of cells of a channel.
+    """
+    batch, channels, time = planes
+    fit = max(PIXELS // (rows * columns), 1)  # planes
+    of_channels = min(fit, channels)
+    of_time = min(max(fit // channels, 1), time)
+    of_batch = max(fit // (channels * time), 1)
+    height = rows if rows * columns <= PIXELS else max(PIXELS // columns // cell, 1) * cell
+    for sample in range(0, batch, of_batch):
+        for frame in range(0, time, of_time):
+            for channel in range(0, channels, of_channels):
+                for top in range(0, rows, height):
+                    yield (slice(sample, sample + of_batch), slice(channel, channel + of_channels), slice(frame, frame + of_time),
+                           top, min(top + height, rows))  # fmt: skip
 
 
 def mirrored_block(v: Tensor, top: int, bottom: int, columns: int, dtype: torch.dtype) -> Tensor:
