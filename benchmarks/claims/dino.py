@@ -7,8 +7,8 @@ from benchmarks.claims._example import run_example
 from benchmarks.claims.claim import Claim
 
 METRICS = {"knn_after": "k-NN", "linear_after": "a linear probe", "few_shot_after": "a linear probe with five labels a class"}
-DEFAULT: dict[str, Any] = {"steps": 400}
-BASELINES: dict[str, Any] = {"data": "scenes:easy", "size": 32, "steps": 400}
+DEFAULT: dict[str, Any] = {"steps": 300}
+BASELINES: dict[str, Any] = {"data": "scenes:easy", "size": 32, "steps": 300}
 ARMS: dict[str, dict[str, Any]] = {
     "DINO": DEFAULT,
     "untrained": {"steps": 1, "lr": 0.0},

@@ -1,4 +1,4 @@
-"""The baselines of the tables on generated pictures: each against no training. Rows share the untrained runs, and DINO's of its baselines."""
+"""The baselines of the tables on generated pictures: each against no training. Rows share the untrained runs, and some with DINO's."""
 
 from benchmarks.claims.claim import Claim
 from benchmarks.claims.dino import ARMS, BASELINES, METRICS, run
