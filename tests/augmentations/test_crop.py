@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from sslkit.augmentations import RandomResizedCrop
+from sslkit.augmentations import Compose, RandomResizedCrop
 from sslkit.testing import proves
 
 
@@ -149,3 +149,20 @@ def test_a_constant_stays_constant_and_values_stay_in_range(height, width, out, 
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         RandomResizedCrop(**options)
+
+
+@pytest.mark.parametrize("interpolation, antialias", [("bicubic", True), ("bilinear", True), ("bicubic", False), ("lanczos", True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_of_a_large_picture_only_the_box_is_read(interpolation, antialias, dtype):
+    """Whole pixels and parts of them, alone and first of a chain: as by the matrices over all pixels, of which most are 0."""
+    images = torch.rand(3, 3, 400, 380, generator=seeded(), dtype=torch.float64)
+    crop = RandomResizedCrop((31, 40), interpolation=interpolation, antialias=antialias)
+    drawn = crop.sample(3, (400, 380), generator=seeded())
+    drawn = {key: torch.where(torch.tensor([True, True, False]), value, value * 0.9 + 0.0123) for key, value in drawn.items()}
+    want = crop._apply(images, drawn)
+    if dtype == torch.uint8:
+        images = images.mul(255).round().to(dtype)
+        want = crop._apply(images.double() / 255, drawn).mul(255)
+    got = [crop.apply(images.to(dtype), drawn), Compose(crop).apply(images.to(dtype), {f"0.crop.{k}": v for k, v in drawn.items()})]
+    for result in got:
+        torch.testing.assert_close(result.double(), want, rtol=0, atol=0.5 + 255 * 5e-5 if dtype == torch.uint8 else 5e-5)

@@ -153,8 +153,13 @@ class Augmentation(Sampler[Tensor]):
         out = images.new_empty(batch, images.shape[1], height, width)
         mine = {key: parameters[key] for key in self.keys}
         for start, stop in _blocks(batch, max(images[0].numel(), out[0].numel()) * 4):
-            out[start:stop] = self._block(images[start:stop], {key: value[start:stop] for key, value in mine.items()}, work)
+            block, own = images[start:stop], {key: value[start:stop] for key, value in mine.items()}
+            out[start:stop] = self._block(*(self._part(block, own) if alone(images) else (block, own)), work)
         return out
+
+    def _part(self, image: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
+        """What is looked at of a large image [1, channels, height, width], and the parameters as they apply to that part."""
+        return image, parameters
 
     def _block(self, images: Tensor, parameters: Parameters, work: torch.dtype) -> Tensor:
         # autocast would run the matrix products of crop and blur in 16 bit
@@ -198,6 +203,11 @@ class Augmentation(Sampler[Tensor]):
 def _blocks(batch: int, sample_bytes: int) -> Iterator[tuple[int, int]]:
     rows = max(1, _BLOCK_BYTES // max(1, sample_bytes))
     return ((start, min(start + rows, batch)) for start in range(0, batch, rows))
+
+
+def alone(images: Tensor) -> bool:
+    """True where every block of `apply` is one image, for its size, whatever the batch."""
+    return images[0].numel() * 4 > _BLOCK_BYTES // 2 and images.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def need_images(where: str, images: Tensor) -> None:

@@ -87,6 +87,11 @@ class Compose(Augmentation):
     def _parts(self) -> list[tuple[str, Augmentation]]:
         return [(f"{place}.{op.name}.", op) for place, op in enumerate(self.ops)]
 
+    def _part(self, image: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
+        prefix, op = self._parts()[0]
+        image, own = op._part(image, part(parameters, prefix))
+        return image, parameters | {prefix + key: value for key, value in own.items()}
+
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         for prefix, op in self._parts():
             images = op._apply(images, part(parameters, prefix))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation, Parameters, Size
@@ -122,9 +123,25 @@ class RandomResizedCrop(Augmentation):
             return height, min(width, round(height * self.ratio[1]))
         return height, width
 
+    def _part(self, image: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
+        """The pixels of the box; "whole" is among the parameters if it cuts through none."""
+        whole = self.interpolation != "lanczos"
+        for axis, start, length in ((2, "top", "height"), (3, "left", "width")):
+            begin, size = (float(_snap(parameters[key].double() * image.shape[axis])) for key in (start, length))
+            first, stop = max(math.floor(begin), 0), min(math.ceil(begin + size), image.shape[axis])
+            image = image.narrow(axis, first, stop - first)
+            parameters = parameters | {
+                start: parameters[start].new_tensor([(begin - first) / (stop - first)]),
+                length: parameters[length].new_tensor([size / (stop - first)]),
+            }
+            whole = whole and size == stop - first
+        return image, parameters | ({"whole": parameters["top"]} if whole else {})
+
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         batch, channels, height, width = images.shape
         out_h, out_w = self._size
+        if "whole" in parameters:  # the same weights, by a function that knows which of them are 0
+            return interpolate(images, self._size, mode=self.interpolation, antialias=self.antialias).clamp_(0, 1)
         wy = self._weights(parameters["top"], parameters["height"], height, out_h, images.dtype)  # [batch, out_h, height]
         wx = self._weights(parameters["left"], parameters["width"], width, out_w, images.dtype)  # [batch, out_w, width]
         if height * out_w * (width + out_h) <= width * out_h * (height + out_w):  # the order that multiplies less
