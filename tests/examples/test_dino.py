@@ -59,6 +59,14 @@ def test_two_processes_hide_the_patches_of_one(tmp_path):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
+def test_a_killed_run_with_hidden_patches_resumes_to_the_same_bits(tmp_path):
+    """Two centres, and masks that are a function of picture and epoch."""
+    options = [*SMALL, *VIT, "--ibot", "--crops", "2+1", "--steps", 30, "--save-every", 1]
+    run("dino", *options, "--out", tmp_path / "whole")
+    assert killed_and_resumed("dino", tmp_path / "killed", options, kills=1, seed=0) == 1
+    assert same(state(tmp_path / "killed"), state(tmp_path / "whole"))
+
+
 def network_of(*row):
     student = dino.build(dino.parse([*SMALL, *VIT, *row]), 3, "cpu")
     nn.init.normal_(student.network.token)
