@@ -1,7 +1,7 @@
 """LooC: one embedding space for each augmentation, which keeps what it did, and one that ignores all (Xiao et al. 2021, fig. 2).
 
 python examples/looc.py                                               rotation: a head that keeps it, and one that ignores it
-python examples/looc.py --augmentations color,rotation                a head for each; --augmentations color: rows of the second table
+python examples/looc.py --augmentations color,rotation                a head for each; also color, texture: rows of the second table
 python examples/looc.py --augmentations color,rotation --plus-plus    LooC++: the last stage is each head's own
 python examples/looc.py --augmentations none                          MoCo, the control; rows of the first table:
 python examples/looc.py --augmentations none --rotation independent   MoCo + Rotation
@@ -11,6 +11,7 @@ torchrun --nproc-per-node 2 examples/looc.py                          as many pr
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 import torch
@@ -33,7 +34,16 @@ from common import (
     set_rate,
     share_of,
 )
-from sslkit.augmentations import ColorJitter, Grayscale, HorizontalFlip, LeaveOneOut, QuarterTurn, RandomResizedCrop
+from sslkit.augmentations import (
+    ColorJitter,
+    Grayscale,
+    HorizontalFlip,
+    ImageBackgrounds,
+    LeaveOneOut,
+    QuarterTurn,
+    RandomResizedCrop,
+    RandomTexture,
+)
 from sslkit.backbones import ConvNet, convnet_small
 from sslkit.datasets import ORIENTED, Scenes
 from sslkit.evaluation import few_shot, linear_probe
@@ -41,14 +51,14 @@ from sslkit.losses import looc_loss
 from sslkit.modules import MomentumEncoder, MultiHeadProjector, SupportSet
 from sslkit.plots import contact_sheet, save_picture
 
-SPACES = ("color", "rotation")
+SPACES = ("color", "rotation", "texture")
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run_options(parser, steps=600, out="runs/looc")
     parser.set_defaults(data="scenes:easy")
-    parser.add_argument("--augmentations", default="rotation", help="with a space of their own: color, rotation, both by a comma, or none")
+    parser.add_argument("--augmentations", default="rotation", help=f"with a space of their own: of {', '.join(SPACES)}; or none")
     parser.add_argument("--rotation", choices=["none", "independent", "shared"], default="none", help="without a space: turns all the same")
     parser.add_argument("--plus-plus", action="store_true", help="LooC++: the last stage of the backbone is each head's own")
     parser.add_argument("--others", choices=["image", "batch"], default="image", help="whose other keys a head must tell from its own")
@@ -57,6 +67,7 @@ def parse(arguments=None):
     parser.add_argument("--temperature", type=float, default=0.2)
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
     parser.add_argument("--hue", type=float, default=0.1, help="largest hue shift, in turns")
+    parser.add_argument("--texture", type=float, default=0.5, help="largest amount of another texture, where texture has a space")
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
     parser.add_argument("--score", type=Path, help="train nothing: score the ConvNet of a run of supervised.py or simclr.py")
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -72,12 +83,22 @@ def parse(arguments=None):
     return options
 
 
-def views_of(options):
+@functools.cache
+def surfaces(size):
+    """Generated pictures without an object, whose textures are laid over others."""
+    return Scenes("train", max(24, size)).backgrounds(torch.arange(1000))
+
+
+def views_of(options, device=None):
     """Query and keys: crop and flip are every view's own, and so is all that a key does not share with the query."""
     turns = [QuarterTurn((1, 2, 3))] if "rotation" in options.spaces or options.rotation != "none" else []
-    colours = [ColorJitter(0.4, 0.4, 0.4, options.hue), Grayscale(0.2)]
-    ops = [*turns, RandomResizedCrop(options.size, scale=(options.crop, 1.0)), HorizontalFlip(0.0 if options.no_flip else 0.5), *colours]
-    places = {"rotation": (0,), "color": (len(ops) - 2, len(ops) - 1)}
+    crop = [RandomResizedCrop(options.size, scale=(options.crop, 1.0)), HorizontalFlip(0.0 if options.no_flip else 0.5)]
+    textures = []
+    if "texture" in options.spaces:
+        pictures = ImageBackgrounds(surfaces(options.size).to(device))
+        textures = [RandomTexture(pictures, strength=options.texture, radius=max(1, round(options.size / 16)))]
+    ops = [*turns, *crop, *textures, ColorJitter(0.4, 0.4, 0.4, options.hue), Grayscale(0.2)]
+    places = {"rotation": (0,), "texture": (len(ops) - 3,), "color": (len(ops) - 2, len(ops) - 1)}
     if options.rotation == "shared":
         return LeaveOneOut(ops, [places["rotation"]], all_shared=True)
     return LeaveOneOut(ops, [places[space] for space in options.spaces])
@@ -119,7 +140,7 @@ class Features(nn.Module):
 
 def train(options, run, data, network, teacher, queues, group, device):
     """The algorithm; network, teacher and queues are moved in place."""
-    views = views_of(options)
+    views = views_of(options, device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay)
     trained = network if group is None else DistributedDataParallel(network, process_group=group)
     trained = torch.compile(trained) if options.compile else trained
@@ -152,7 +173,7 @@ def main(arguments=None):
         run = Run(options, rank)
         data = load_data(options.data, options.size)
         torch.manual_seed(options.seed)
-        heads = len(views_of(options).shared)
+        heads = 1 + len(options.spaces)
         network = Network(data.train.shape[1], heads, options.plus_plus).to(device, memory_format=torch.channels_last)
         teacher = MomentumEncoder(network, buffers="own").to(device)
         generator = torch.Generator().manual_seed(options.seed)

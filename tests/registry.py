@@ -332,7 +332,10 @@ COMPONENTS = [
     _augmentation("Normalize"),
     _augmentation("Compose"),
     Component("augmentations.CopyPaste", "augmentation"),
-    *(Component(f"augmentations.{name}", "augmentation", absent={"golden": NO_NUMBERS}) for name in ("LeaveOneOut", "QuarterTurn")),
+    *(
+        Component(f"augmentations.{name}", "augmentation", absent={"golden": NO_NUMBERS})
+        for name in ("LeaveOneOut", "QuarterTurn", "RandomTexture")
+    ),
     Component("augmentations.ImageBackgrounds", "augmentation", absent={"golden": NO_NUMBERS}),
     _augmentation("MultiCrop"),
     *(Component(f"augmentations.{name}", "augmentation") for name in ("PairedCrop", "beit")),

@@ -16,6 +16,7 @@ from sslkit.augmentations import (
     Normalize,
     PairedCrop,
     RandomResizedCrop,
+    RandomTexture,
     Solarize,
     beit,
     dino,
@@ -28,6 +29,15 @@ from sslkit.augmentations import _base as base
 
 PICTURE = (34, 41)
 JITTER = ColorJitter(0.4, 0.4, 0.4, 0.2, p=0.8)
+
+
+def stripes(u, size):
+    """A texture for each row of u: waves of three frequencies."""
+    rows = torch.arange(size[0], dtype=torch.float32, device=u.device)[:, None] * u[:, :, None, None]
+    columns = torch.arange(size[1], dtype=torch.float32, device=u.device) * u.flip(1)[:, :, None, None]
+    return (3 * (rows + columns)).sin() / 2 + 0.5
+
+
 PARTS = {
     "RandomResizedCrop": RandomResizedCrop((20, 24)),
     "HorizontalFlip": HorizontalFlip(),
@@ -35,6 +45,7 @@ PARTS = {
     "Grayscale": Grayscale(0.5),
     "Solarize": Solarize(0.5),
     "GaussianBlur": GaussianBlur(p=0.5),
+    "RandomTexture": RandomTexture(stripes, p=0.5),
     "Normalize": Normalize(),
     "Compose": Compose(RandomResizedCrop(24), HorizontalFlip(), JITTER, Compose(Grayscale(), GaussianBlur()), Solarize()),
     "MultiCrop": MultiCrop((Compose(RandomResizedCrop(24), JITTER), RandomResizedCrop((9, 12)))),
@@ -114,6 +125,7 @@ def test_parameters_can_be_merged():
         Grayscale(0),
         Solarize(0),
         GaussianBlur(p=0),
+        RandomTexture(stripes, p=0),
         Compose(JITTER.__class__(p=0), Grayscale(0)),
     ],
     ids=lambda part: type(part).__name__,
@@ -217,7 +229,7 @@ def test_wrong_parameters_and_sources(name):
 
 
 def test_gradients_reach_the_images():
-    for name in ("RandomResizedCrop", "HorizontalFlip", "GaussianBlur", "Normalize", "Grayscale", "ColorJitter"):
+    for name in ("RandomResizedCrop", "HorizontalFlip", "GaussianBlur", "Normalize", "Grayscale", "ColorJitter", "RandomTexture"):
         images = pictures(2).requires_grad_()
         PARTS[name](images, generator=seeded()).square().sum().backward()
         assert images.grad.isfinite().all(), name

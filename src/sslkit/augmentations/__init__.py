@@ -14,6 +14,7 @@ from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normaliz
 from sslkit.augmentations.paired import PairedCrop
 from sslkit.augmentations.quarter_turn import QuarterTurn
 from sslkit.augmentations.recipes import beit, dino, moco_v2, nnclr, simclr, supervised
+from sslkit.augmentations.texture import RandomTexture
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -32,6 +33,7 @@ __all__ = [
     "PairedCrop",
     "QuarterTurn",
     "RandomResizedCrop",
+    "RandomTexture",
     "Solarize",
     "beit",
     "dino",
