@@ -23,7 +23,7 @@ PROBES = {
     "shots_10_after": "class with 10 labels each (ten draws)",
 }
 SPACES = {"rotation_space": "quarter turn", "hue_space": "hue"}
-TURNED: dict[str, Any] = {"data": "scenes", "steps": 600}
+TURNED: dict[str, Any] = {"data": "scenes", "steps": 600, "batch": 128}
 COLOURED = {**TURNED, "hue": 0.5}
 ARMS: dict[str, dict[str, Any]] = {
     "Supervised": {"data": "scenes", "supervised": 400},
