@@ -11,6 +11,7 @@ from sslkit.maskers import BlockwiseMasker
 
 import common  # isort: skip  # runs.py puts the folder of the examples on the path
 import dino  # isort: skip
+import supervised  # isort: skip
 
 SMALL = [*DIGITS, "--size", "16", "--batch", "32", "--prototypes", "32"]
 
@@ -156,3 +157,15 @@ def test_refusals(capsys):
             dino.parse(["--crops", crops])
         assert "expected 2, or 2+N with N local views" in capsys.readouterr().err
     assert common.FORMAT  # the examples' own module, not another of that name
+
+
+def test_the_network_with_labels_is_dinos():
+    """Tensor for tensor, so that what their class tokens look at can be compared."""
+    ours = dino.build(dino.parse(["--backbone", "vit", "--size", "16"]), 3, "cpu").network.backbone
+    torch.manual_seed(0)
+    theirs = supervised.build(supervised.parse(["--backbone", "vit", "--size", "16"]), 3)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(4, 3, 16, 16, generator=generator), torch.rand(4, 16, 16, generator=generator) > 0.5
+    scored = [common.attention_jaccard(network.encoder, common.Data(images, images, images, test_masks=masks)) for network in (ours, theirs)]
+    assert 0 < scored[0]["jaccard"] == scored[1]["jaccard"] < 100
