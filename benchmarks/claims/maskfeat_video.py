@@ -37,8 +37,8 @@ ARMS: dict[str, dict[str, Any]] = {
 def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """A run of examples/maskfeat_video.py, after that of its teacher."""
     plain = dict(settings)
-    for name, wanted in TEACHERS.items():
-        plain |= {key: trained(name, wanted, seed) for key in ("dvae", "teacher") if settings.get(key) == wanted}
+    for key, names in (("dvae", ("dvae",)), ("teacher", ("simclr", "supervised"))):
+        plain |= {key: trained(name, TEACHERS[name], seed) for name in names if settings.get(key) == TEACHERS[name]}
     return run_example("maskfeat_video", plain, seed)
 
 
