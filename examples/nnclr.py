@@ -40,7 +40,7 @@ from sslkit.distributed import mean_rows
 from sslkit.evaluation import nearest_neighbours, neighbour_match_accuracy
 from sslkit.losses import nnclr_loss
 from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, Neighbours, SupportSet, encode_views
-from sslkit.plots import neighbour_picture
+from sslkit.plots import curves, neighbour_picture
 
 
 def parse(arguments=None):
@@ -53,6 +53,9 @@ def parse(arguments=None):
     parser.add_argument("--topk", type=int, default=1, help="the positive is one of so many neighbours, drawn anew each step")
     parser.add_argument("--neighbour", choices=["hard", "soft"], default="hard", help="soft: a mean of all rows, by their similarity")
     parser.add_argument("--both-directions", action="store_true", help="the softmax over the neighbours, too")
+    parser.add_argument(
+        "--probe", type=int, default=0, help="linear probes over the run, which go to the log and a picture beside the match"
+    )
     parser.add_argument("--augment", choices=["full", "crop"], default="crop")
     parser.add_argument("--crops", default="2", help="large views, or large+local ones: 2+6 in the paper")
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
@@ -131,6 +134,9 @@ def train(options, run, data, network, teacher, support, group, device):
         if labels is not None:
             numbers["match"] = neighbour_match_accuracy(near1.labels, labels, group=group).item()
         support.enqueue(z[0], labels, group)
+        if run.rank == 0 and options.probe and (step + 1) % max(1, run.steps // options.probe) == 0:
+            encoder = network.projector[0]
+            numbers |= scores(encoder, data, embed(encoder, data.test, device), device)
         run.write(step + 1, **numbers)
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
             knn = knn_score(network.projector[0], data, 500, device)
@@ -175,6 +181,12 @@ def report(options, run, data, network, device, controls, before):
     if found:
         print(score_table(data, pixels, {"random network": controls, f"after {run.steps} steps": found}))
     print(loss_curve(options.out), loss_curve(options.out, told, file="match.png", y_label="of the nearest neighbour"), sep="\n")
+    probed = [line for line in log if {"match", "few_shot"} <= line.keys()]
+    if probed:
+        match = [line["match"] for line in probed]
+        rows = {title: (match, [line[name] for line in probed]) for name, title in (("few_shot", "5 labels a class"), ("linear", "all"))}
+        print(curves(rows, options.out / "match_probe.png", x_label="share of neighbours of the picture's class, in the course of the run",
+                     y_label="linear probe, %"))  # fmt: skip
     queries, ids = nearest(network, data, device)
     if ids is not None:
         labels = {} if data.test_labels is None else {"query_labels": data.test_labels[queries], "database_labels": data.train_labels}

@@ -18,7 +18,7 @@ from benchmarks.claims.plot import plot_claims
 from benchmarks.claims.runs import FOLDER, read_runs, run_claim
 from benchmarks.claims.table import table, write_table
 
-MACHINERY = {"claim", "runs", "table", "plot", "__main__"}
+MACHINERY = {"claim", "runs", "table", "plot", "nnclr_match", "__main__"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 

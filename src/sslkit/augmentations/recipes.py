@@ -24,7 +24,7 @@ def _local(where: str, size: int | Sequence[int], local_size: int | Sequence[int
         raise wrong(where, given=f"local_views={local_views}", expected="a whole number from 0 on", mend="pass 0 for none")
     if local_size is not None:
         return local_size
-    return round(3 * size / 7) if isinstance(size, int) else tuple(round(3 * side / 7) for side in size)
+    return max(1, round(3 * size / 7)) if isinstance(size, int) else tuple(max(1, round(3 * side / 7)) for side in size)
 
 
 def simclr(
