@@ -1,12 +1,15 @@
 """A support set's search (NNCLR) and InfoNCE against a queue (MoCo), forward and backward: ours against the published forms.
 
 The peers are written here from their descriptions. solo-learn: all similarities at once, their largest. lightly: the bank is copied, turned
-round and normalised at every call. MoCo: the queue is copied, all logits at once, cross-entropy.
+round and normalised at every call. MoCo: the queue is copied, all logits at once, cross-entropy. faiss is the package, with an index that
+stands before the clock starts.
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +67,21 @@ def copied_and_normalised(support: SupportSet, z: Tensor) -> Tensor:
     return rows.index_select(0, found)
 
 
+def faiss_flat(job: str) -> Call:
+    """Exhaustive search by inner product."""
+    import faiss
+
+    support, z = bank(job)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatIP(support.dim)
+    index.add(support.rows.float().numpy())
+    return partial(search_index, index, support, z)
+
+
+def search_index(index: Any, support: SupportSet, z: Tensor) -> Tensor:
+    return support.rows[torch.from_numpy(index.search(normalize(z, dim=1).numpy(), 1)[1][:, 0])]
+
+
 def queue(job: str) -> tuple[Tensor, Tensor, Tensor]:
     rows = clustered(QUEUE[job][0] + BATCH, QUEUE[job][1])
     keys = rows[:BATCH]
@@ -95,6 +113,7 @@ def step(form: Callable[..., Tensor], q: Tensor, k: Tensor, negatives: Tensor) -
     return loss.detach(), torch.autograd.grad(loss, q)[0]
 
 
+FAISS = "faiss, IndexFlatIP"
 SEARCHES = {
     "sslkit": ours,
     "sslkit, float32 alone": ours_in_float32,
@@ -106,6 +125,8 @@ LOSSES = {"sslkit": ours_info_nce, "the formula": formula, "MoCo and lightly, cr
 
 def setup(job: str, form: str) -> Call:
     """Inputs made, the call ready."""
+    if form == FAISS:
+        return faiss_flat(job)
     return partial(SEARCHES[form], *bank(job)) if job in SEARCH else partial(step, LOSSES[form], *queue(job))
 
 
@@ -119,12 +140,16 @@ def agree(mine: Tensor | tuple[Tensor, Tensor], reference: Tensor | tuple[Tensor
 
 
 def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
-    forms = list(SEARCHES if job in SEARCH else LOSSES)
+    wanted = job == "support_set_nearest"  # faiss stores float32
+    found = wanted and importlib.util.find_spec("faiss") is not None
+    forms = [FAISS] * found + list(SEARCHES if job in SEARCH else LOSSES)
     jobs = {form: setup(job, form) for form in forms}
     peaks = {form: partial(setup, job, form) for form in forms} if memory else None
     fast = "multiplies bfloat16 faster: the search is coarse first" if _bank._fast_bf16() else "does not multiply bfloat16 faster"
-    notes = ("shared machine; ratios are formed inside a round", *([f"this CPU {fast}"] if job in SEARCH else []))
-    return compare(job, jobs, rounds=rounds, reference=forms[-1], agree=agree, peaks=peaks, title=TITLES[job], notes=notes)
+    notes = ("shared machine; ratios are formed inside a round", *([f"this CPU {fast}"] if job in SEARCH else []),
+             *(["faiss was not installed"] if wanted and not found else []))  # fmt: skip
+    return compare(job, jobs, rounds=rounds, reference=forms[-1], agree=agree, peaks=peaks, title=TITLES[job], notes=notes,
+                   more=("faiss-cpu",) if found else ())  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

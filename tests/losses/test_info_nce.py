@@ -304,16 +304,31 @@ def test_small_losses_keep_their_digits():
     assert info_nce(q, q, negatives=queue, temperature=0.05).item() == pytest.approx(2 * math.exp(-20), rel=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.018, 1e-3, 1e-9])  # powers of two fit into float64, and into float32, down to 0.018
 @pytest.mark.parametrize("slab", [1, 2**8, 2**20])
-def test_slabs_of_any_size_give_the_same(slab, monkeypatch, generator):
+def test_slabs_of_any_size_give_the_same(slab, temperature, monkeypatch, generator):
     monkeypatch.setattr(_bank, "_numbers", lambda x: slab)
     q, k, queue = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (4, 4, 1000))
-    got = info_nce(q.requires_grad_(), k, negatives=queue, temperature=0.1)
+    got = info_nce(q.requires_grad_(), k, negatives=queue, temperature=temperature)
     (gradient,) = torch.autograd.grad(got, q)
-    logits = torch.cat([(normalize(q) * normalize(k)).sum(1, keepdim=True), normalize(q) @ normalize(queue).T], dim=1) / 0.1
+    logits = torch.cat([(normalize(q) * normalize(k)).sum(1, keepdim=True), normalize(q) @ normalize(queue).T], dim=1) / temperature
     expected = (logits.logsumexp(1) - logits[:, 0]).mean()
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, q)[0])
+
+
+@pytest.mark.parametrize("length", [1, 55, 56, 1e4, math.inf])
+def test_the_softmax_holds_on_both_sides_of_the_length_from_which_a_largest_one_is_taken_out(length, generator):
+    """Without it 2^80 is the largest power: a length of 55.4. Float32 against float64; many rows lie in the query's direction."""
+    direction, rows = (normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (5, 500))
+    rows[:200] = direction[0]
+    lse, mean = _bank.softmax_mean(direction * length, rows)
+    if math.isinf(length):
+        assert not lse.isfinite().any()
+        return
+    s = (direction.double() * length) @ rows.double().T
+    torch.testing.assert_close(lse.double(), s.logsumexp(1), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(mean.double(), s.softmax(1) @ rows.double(), rtol=0, atol=2e-6 * length)  # the rounding of the exponents
 
 
 @proves(INFO, "gradcheck", "compile", "half")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from sslkit import _bank
+from sslkit.evaluation import neighbour_match_accuracy
 from sslkit.losses import info_nce, nnclr_loss
 from sslkit.modules import SupportSet
 from sslkit.testing import proves, resumes, run_in_processes
@@ -67,14 +68,15 @@ def test_official_neighbours(golden):
     torch.testing.assert_close(four.similarity, g.tensor("top4_sim1"), rtol=1e-5, atol=1e-6)
     soft = support.nearest(g.tensor("z1"), soft_temperature=g.number("temperature"))
     torch.testing.assert_close(soft.rows, g.tensor("soft_nn1"), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(normalize(g.tensor("soft_weights1") @ support.rows, dim=1), soft.rows, rtol=1e-5, atol=1e-6)
     assert torch.equal(soft.ids, g.tensor("idx1"))
+    match = neighbour_match_accuracy(support.nearest(g.tensor("z1")).labels, g.tensor("labels"))
+    assert match.item() == pytest.approx(g.number("nn_match_acc"), abs=1e-6)
 
 
 @proves(NAME, "golden")
 @proves("evaluation.neighbour_match_accuracy", "golden")
 def test_official_steps(golden):
-    from sslkit.evaluation import neighbour_match_accuracy
-
     g = golden("nnclr")
     support = holding(g.tensor("step_queue0"))
     for step, (z, labels) in enumerate(zip(g.tensor("step_z1"), g.tensor("step_y"), strict=True)):
@@ -212,6 +214,9 @@ def test_slabs_of_any_size_find_the_same_and_the_first_of_equals(numbers, k, mon
     else:
         assert (near.ids % 16 == torch.arange(16)[:, None]).all()
         assert all(len(set(row)) == k for row in near.ids.tolist())
+    angles = torch.linspace(-3, 0, 300)
+    rising = torch.stack([angles.cos(), angles.sin()], dim=1)  # each row is nearer than all before
+    assert _bank._plain(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), rising, None)[1].tolist() == [299, 0]
     rows, z = units(300, 4), units(40, 4, seed=1)
     similarity = (z.double() @ rows.double().T).topk(k, dim=1).values
     torch.testing.assert_close(holding(rows).nearest(z, k).similarity.view(40, k).double(), similarity, rtol=0, atol=1e-6)
@@ -303,10 +308,10 @@ def test_the_hidden_rows_of_a_device_that_is_not_looked_at():
 
 
 def one_rank(batches, dim, *, group):
-    """Three steps of a model under DDP, which holds the support set: rows, loss and parameters of this rank."""
+    """Four steps of a model under DDP, which holds the support set: rows, loss and parameters of this rank."""
     rank, world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
-    shares = [[part.tensor_split([1] if world == 2 else [1, 4])[rank] for part in batch] for batch in batches]
-    return three_steps(shares, dim, group, seed=rank)  # each rank's own random rows, which DDP's first synchronisation overrules
+    shares = [[part.tensor_split([1, 4][: world - 1])[rank] for part in batch] for batch in batches]
+    return steps_of(shares, dim, group, seed=rank)  # each rank's own random rows, which DDP's first synchronisation overrules
 
 
 class Model(torch.nn.Module):
@@ -320,7 +325,7 @@ class Model(torch.nn.Module):
         return self.layer(x)
 
 
-def three_steps(batches, dim, group, seed):
+def steps_of(batches, dim, group, seed):
     model = Model(dim, seed)
     network = model if group is None else torch.nn.parallel.DistributedDataParallel(model, process_group=group)
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.5), []
@@ -338,10 +343,10 @@ def three_steps(batches, dim, group, seed):
 
 
 @proves(NAME, "worlds")
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3])
 def test_unequal_batches_on_several_processes_equal_one(world):
     batches = [(*torch.randn(2, 7, 3, generator=seeded(step)), torch.arange(7) + 7 * step) for step in range(4)]
-    losses, weight, buffers = three_steps(batches, 4, None, seed=0)
+    losses, weight, buffers = steps_of(batches, 4, None, seed=0)
     for got_losses, got_weight, got_buffers in run_in_processes(one_rank, world, batches, 4):
         torch.testing.assert_close(got_losses, losses, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(got_weight, weight, rtol=1e-4, atol=1e-6)
