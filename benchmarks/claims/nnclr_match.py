@@ -51,9 +51,10 @@ def plot(courses: Mapping[str, Sequence[Mapping[str, float]]], runs: Sequence[Ma
         points = axes.scatter([100 * line["match"] for line in lines], [line[key] for line in lines], c=[line["step"] for line in lines])
         figure.colorbar(points, ax=axes, label="step", shrink=0.8)
         axes.set(title=f"{data}, one run", ylabel=label)
-    for arm in dict.fromkeys(run["arm"] for run in runs):
+    for i, arm in enumerate(dict.fromkeys(run["arm"] for run in runs)):
         own = [run["metrics"] for run in runs if run["arm"] == arm]
-        right.scatter([100 * m["match"] for m in own], [m["few_shot_after"] for m in own], label=arm, alpha=0.8)
+        right.scatter([100 * m["match"] for m in own], [m["few_shot_after"] for m in own], color=f"C{i % 10}", marker="osD^"[i // 10 % 4],
+                      label=arm, alpha=0.8)  # fmt: skip
     right.set(title="digits, the end of each run", ylabel=score["digits"][1])
     right.legend(frameon=False, fontsize=8)
     for axes in (*left, right):

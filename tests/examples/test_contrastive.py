@@ -107,6 +107,17 @@ def test_with_crops_each_neighbour_finds_the_predictions_of_all_other_views(tmp_
         assert value == pytest.approx(sum(term[2].item() for term in now) / 8)
 
 
+def test_the_probe_looks_and_changes_nothing(tmp_path):
+    plain = first_steps(tmp_path / "plain", "nnclr")
+    out = tmp_path / "probed"
+    nnclr.main([*SMALL, "--probe", "2", "--steps", "4", "--out", str(out)])
+    assert losses(out) == plain
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [{"knn", "linear", "few_shot"} <= line.keys() for line in log] == [False, True, False, True]
+    assert (out / "match_probe.png").stat().st_size > 1000
+    assert json.loads((out / "result.json").read_text())["few_shot_after"] == log[-1]["few_shot"]
+
+
 @pytest.mark.parametrize("options", [("--version", 1), ("--version", 2), ("--version", 3), ("--version", 3, *VIT), ("--version", 2, *VIT)])
 def test_every_version_of_moco_moves_what_it_should(options, tmp_path):
     assert all(loss > 0 for loss in first_steps(tmp_path, "moco", *options))
