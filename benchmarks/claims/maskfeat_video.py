@@ -37,8 +37,9 @@ ARMS: dict[str, dict[str, Any]] = {
 def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """A run of examples/maskfeat_video.py, after that of its teacher."""
     plain = dict(settings)
-    for key, names in (("dvae", ("dvae",)), ("teacher", ("simclr", "supervised"))):
-        plain |= {key: trained(name, TEACHERS[name], seed) for name in names if settings.get(key) == TEACHERS[name]}
+    for key, name in (("dvae", "dvae"), ("teacher", "simclr"), ("teacher", "supervised")):
+        if settings.get(key) == TEACHERS[name]:
+            plain[key] = trained(name, TEACHERS[name], seed)
     return run_example("maskfeat_video", plain, seed)
 
 

@@ -151,7 +151,7 @@ def test_errors(options, message):
         RandomResizedCrop(**options)
 
 
-@pytest.mark.parametrize("interpolation, antialias", [("bicubic", True), ("bilinear", True), ("bicubic", False), ("lanczos", True)])
+@pytest.mark.parametrize(("interpolation", "antialias"), [("bicubic", True), ("bilinear", True), ("bicubic", False), ("lanczos", True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_of_a_large_picture_only_the_box_is_read(interpolation, antialias, dtype):
     """Whole pixels and parts of them, alone and first of a chain: as by the matrices over all pixels, of which most are 0."""

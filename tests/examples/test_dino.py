@@ -167,5 +167,7 @@ def test_the_network_with_labels_is_dinos():
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
     generator = torch.Generator().manual_seed(0)
     images, masks = torch.rand(4, 3, 16, 16, generator=generator), torch.rand(4, 16, 16, generator=generator) > 0.5
-    scored = [common.attention_jaccard(network.encoder, common.Data(images, images, images, test_masks=masks)) for network in (ours, theirs)]
+    scored = [
+        common.attention_jaccard(network.encoder, common.Data(images, images, images, test_masks=masks)) for network in (ours, theirs)
+    ]
     assert 0 < scored[0]["jaccard"] == scored[1]["jaccard"] < 100
