@@ -22,7 +22,6 @@ from common import (
     Run,
     Teacher,
     batch_of,
-    embed,
     floats,
     knn_score,
     load_data,
@@ -30,10 +29,10 @@ from common import (
     processes,
     run_options,
     score_table,
-    scores,
     set_rate,
     share_of,
 )
+from looc_spaces import hues_of, measure, space_table
 from sslkit.augmentations import (
     ColorJitter,
     Grayscale,
@@ -45,8 +44,7 @@ from sslkit.augmentations import (
     RandomTexture,
 )
 from sslkit.backbones import ConvNet, convnet_small
-from sslkit.datasets import ORIENTED, Scenes
-from sslkit.evaluation import few_shot, linear_probe
+from sslkit.datasets import Scenes
 from sslkit.losses import looc_loss
 from sslkit.modules import MomentumEncoder, MultiHeadProjector, SupportSet
 from sslkit.plots import contact_sheet, save_picture
@@ -178,67 +176,25 @@ def main(arguments=None):
         teacher = MomentumEncoder(network, buffers="own").to(device)
         generator = torch.Generator().manual_seed(options.seed)
         queues = nn.ModuleList(SupportSet(options.queue, 64, generator=generator) for _ in range(heads)).to(device)
-        hues = hues_of(options)
-        controls = measure(network, data, hues, device)
+        ask = functools.partial(measure, Features(network), Features(network, spaces=True), data, hues_of(options), device)
+        controls = ask()
         if options.score:
             network.backbone = Teacher(options.score, data.train.shape[1], classify=False).network.to(device)
         else:
             train(options, run, data, network, teacher, queues, group, device)
         if rank == 0:
-            report(options, run, data, network, hues, device, controls)
+            report(options, run, data, ask, controls)
 
 
-def hues_of(options):
-    """An eighth of the colour circle for the object of each probe and test picture, if the generator knows it."""
-    kind, _, preset = options.data.partition(":")
-    parts = [Scenes(split, options.size, preset=preset or "default") for split in ("probe", "test")] if kind == "scenes" else []
-    return [part.batch(torch.arange(len(part))).hue_bin for part in parts] or [None, None]
-
-
-def measure(network, data, hues, device, names=()):
-    """Scores of the class; linear probes of class, quarter turn (chance 25 %) and hue (12.5 %) of the features and each head's space."""
-    features, spaces, turn, finite = Features(network), Features(network, spaces=True), QuarterTurn(), True
-    found, asked = scores(features, data, embed(features, data.test, device), device), {"linear": [], "rotation": [], "hue": []}
-    for part, (images, labels) in enumerate(((data.probe, data.probe_labels), (data.test, data.test_labels))):
-        drawn = turn.sample(len(images), images.shape[2:], indices=torch.arange(len(images)), seed=part)
-        seen = embed(spaces, images, device), embed(spaces, turn.apply(images, drawn), device)
-        finite = finite and all(bool(x.isfinite().all()) for x in seen)
-        upright, turned = seen if finite else (torch.zeros_like(x) for x in seen)  # a run that diverged is a result, too
-        for task, x, answers in (("linear", upright, labels), ("rotation", turned, drawn["turns"]), ("hue", upright, hues[part])):
-            asked[task] += [x, answers]
-    first = upright.shape[1] - 64 * len(network.heads.projectors)
-    columns = {"": slice(first), **{f"_head_{name}": slice(first + 64 * i, first + 64 * (i + 1)) for i, name in enumerate(names)}}
-    for task, (x, y, test_x, test_y) in asked.items():
-        for space, own in columns.items() if y is not None else ():
-            sets = x[:, own], y, test_x[:, own], test_y
-            fit = linear_probe(*sets)
-            found[task + space] = fit.top1
-            if task == "rotation" and hues[0] is not None:  # of the shapes that show every quarter turn
-                right = (fit.predict(sets[2]) == test_y)[torch.isin(data.test_labels, torch.tensor(ORIENTED))]
-                found["oriented" + space] = 100 * right.float().mean().item()
-            for shots in (5, 10) if task == "linear" and not space and int(y.bincount().min()) >= 10 else ():
-                few = few_shot(*sets, shots=shots, episodes=10, generator=torch.Generator().manual_seed(0)).top1
-                found |= {f"shots_{shots}": few.mean, f"shots_{shots}_interval": few.high - few.mean}
-    return found if finite else dict.fromkeys(found, float("nan"))
-
-
-def report(options, run, data, network, hues, device, controls):
+def report(options, run, data, ask, controls):
     """Scores beside the random network, of features and spaces; the views of four pictures."""
     names = () if options.score else ("invariant", *options.spaces)
-    found, pixels = measure(network, data, hues, device, names), knn_score(nn.Flatten(), data)
+    found, pixels = ask(names), knn_score(nn.Flatten(), data)
     run.finish(knn_pixels=pixels, **{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
     after = str(options.score or f"after {run.steps} steps")
     if "knn" in found:
         print(score_table(data, pixels, {"random network": controls, after: found}))
-    titles = {"linear": "class", "rotation": "quarter turn", "oriented": "of shapes that show it", "hue": "hue"}
-    titles = {task: title for task, title in titles.items() if task in found}
-    print("linear probes in percent, chance of a quarter turn 25.0" + (", of a hue 12.5" if "hue" in found else ""))
-    print(f"{'':22}" + "".join(f"{title:>{len(title) + 2}}" for title in titles.values()))
-    rows = {"random network": controls, after: found, **{f"  head {n}": {t: found[f"{t}_head_{n}"] for t in titles} for n in names}}
-    for row, numbers in rows.items():
-        print(f"{row:22}" + "".join(f"{numbers[task]:{len(title) + 2}.1f}" for task, title in titles.items()))
-    for shots in (5, 10) if "shots_10" in found else ():
-        print(f"{shots} labels a class, ten draws: {found[f'shots_{shots}']:.1f} +- {found[f'shots_{shots}_interval']:.1f} % (95 %)")
+    print(space_table(controls, found, after, names))
     if options.score:
         return
     views = views_of(options)

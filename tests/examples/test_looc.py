@@ -10,6 +10,7 @@ from sslkit.datasets import Scenes
 
 import common  # isort: skip  # runs.py puts the folder of the examples on the path
 import looc  # isort: skip
+import looc_spaces  # isort: skip
 import supervised  # isort: skip
 
 SMALL = [*DIGITS, "--size", "16", "--batch", "64", "--queue", "128"]
@@ -57,11 +58,12 @@ def test_each_space_is_asked_for_itself():
     torch.manual_seed(0)
     network = looc.Network(3, 3, plus_plus=False)
     names = ("invariant", "color", "rotation")
-    whole = looc.measure(network, data, hues, None, names)
+    ask = [looc.Features(network), looc.Features(network, spaces=True), data, hues]
+    whole = looc_spaces.measure(*ask, names=names)
     last = network.heads.projectors[1].layers[-1]
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.ones_(last.bias)
-    blind = looc.measure(network, data, hues, None, names)
+    blind = looc_spaces.measure(*ask, names=names)
     for name, number in whole.items():
         assert (blind[name] == number) == ("_head_color" not in name), name
     for task, answers in (("linear", test.labels), ("hue", test.hue_bin)):  # one answer for all pictures
@@ -75,9 +77,9 @@ def test_each_space_is_asked_for_itself():
 
 def test_hues_are_those_of_the_pictures():
     options = looc.parse(["--data", "scenes:easy", "--size", "32"])
-    for hues, split in zip(looc.hues_of(options), ("probe", "test"), strict=True):
+    for hues, split in zip(looc_spaces.hues_of(options), ("probe", "test"), strict=True):
         assert torch.equal(hues, Scenes(split, 32, preset="easy").batch(range(len(hues))).hue_bin)
-    assert looc.hues_of(looc.parse(["--data", "digits"])) == [None, None]
+    assert looc_spaces.hues_of(looc.parse(["--data", "digits"])) == [None, None]
 
 
 def test_the_supervised_row(tmp_path, capsys):

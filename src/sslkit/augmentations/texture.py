@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from sslkit._checks import need_positive, need_whole, wrong
 from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability
@@ -81,14 +80,19 @@ class RandomTexture(Augmentation):
 
     def _smooth(self, images: Tensor) -> Tensor:
         """[batch, channels, height, width] -> the same without what is fine and faint."""
-        mean = self._means(images)
-        middle = images - images.mean(dim=(2, 3), keepdim=True)  # variances of differences: small numbers lose no digits
-        variance = (self._means(middle.square()) - self._means(middle).square()).clamp_(min=0).mean(dim=1, keepdim=True)
-        a = variance / (variance + self.edge**2)  # [batch, 1, height, width]
-        return torch.addcmul(self._means((1 - a) * mean), self._means(a), images)
+        down, across = (_means(side, self.radius, images) for side in images.shape[2:])
+        level = images.mean(dim=(2, 3), keepdim=True)  # variances of differences from it: small numbers lose no digits
+        middle = images - level
+        mean = down @ middle @ across.T  # [batch, channels, height, width]
+        square = down @ middle.square().mean(dim=1, keepdim=True) @ across.T  # [batch, 1, height, width]
+        variance = (square - mean.square().mean(dim=1, keepdim=True)).clamp(min=0)
+        a = variance / (variance + self.edge**2)
+        smooth = torch.addcmul(down @ (mean * (1 - a)) @ across.T, down @ a @ across.T, middle)
+        return smooth + level
 
-    def _means(self, x: Tensor) -> Tensor:
-        """Of the window around each pixel: along the rows, then the columns."""
-        side, radius = 2 * self.radius + 1, self.radius
-        rows = avg_pool2d(x, (1, side), stride=1, padding=(0, radius), count_include_pad=False)
-        return avg_pool2d(rows, (side, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+
+def _means(side: int, radius: int, like: Tensor) -> Tensor:
+    """[side, side]: row i averages the places within `radius` of i."""
+    at = torch.arange(side, device=like.device)
+    near = ((at[:, None] - at).abs() <= radius).to(like.dtype)
+    return near / near.sum(dim=1, keepdim=True)
