@@ -7,6 +7,9 @@ python examples/maskfeat_video.py --target dvae --dvae runs/words     visual wor
 python examples/maskfeat_video.py --backbone mvit --patch 16          the paper's network, small
 python examples/maskfeat_video.py --data folder:VIDEOS --size 112     your own files, by PyAV: pip install "sslkit[video]"
 torchrun --nproc-per-node 2 examples/maskfeat_video.py                as many processes as you have GPUs
+
+Expect on the generated clips, --data scenes:easy --steps 700, 4 to 5 CPU minutes, mean of seeds 0, 1, 2, linear: motion 17.1 -> 19.8 %
+(chance 16.7), shape 9.4 -> 12.2 % (chance 8.3); motion 27.5 % with features of simclr.py --size 48 --data scenes:easy.
 """
 
 import argparse

@@ -136,7 +136,7 @@ class Augmentation(Sampler[Tensor]):
 
         Returns:
             [batch, channels, height', width'], same dtype and range. Computed in float32 or wider, also under autocast; uint8
-            is rounded once, at the end (torchvision rounds after each op). On a GPU the matrix products of crop and blur follow
+            is rounded once, at the end (torchvision rounds after each op). On a GPU the matrix products of crop, blur and texture follow
             torch's setting for TF32.
 
         Raises:
