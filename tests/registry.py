@@ -16,6 +16,7 @@ from sslkit.backbones import convnet_small
 from sslkit.kernels import masked_pixel_loss
 from sslkit.losses import (
     barlow_twins_loss,
+    basnet_loss,
     byol_loss,
     dcl_loss,
     deepcluster_loss,
@@ -39,6 +40,7 @@ from sslkit.losses import (
     vicreg_loss,
 )
 from sslkit.modules import DINOHead, MLPPredictor, MLPProjector, MomentumEncoder, MultiHeadProjector, Prototypes
+from sslkit.saliency import BASNet
 from sslkit.targets import PatchPCA, normalized_pixels, unnormalized_pixels
 from sslkit.testing import PROOFS, Component
 from sslkit.testing.proofs import REQUIRED
@@ -110,6 +112,19 @@ def _heads():
 def _convnet():
     torch.manual_seed(0)
     return convnet_small(width=2)
+
+
+def _basnet():
+    torch.manual_seed(0)
+    return BASNet(2, depths=(1, 1, 1, 1)).eval()
+
+
+def _large_pictures(generator):
+    return (torch.rand(2, 3, 32, 32, generator=generator),)
+
+
+def _maps(generator):
+    return (torch.randn(2, 3, 5, 6, generator=generator),)
 
 
 def _rows(generator):
@@ -217,6 +232,14 @@ COMPONENTS = [
     ),
     Component("losses.spherical_kmeans", "evaluation", lambda: partial(spherical_kmeans, centroids=torch.eye(6)[:3]), _rows, ("pickle",)),
     Component("losses.looc_loss", "loss"),
+    Component(
+        "losses.basnet_loss",
+        "loss",
+        lambda: partial(basnet_loss, masks=torch.ones(2, 1, 5, 6).tril()),
+        _maps,
+        ("gradcheck", "compile", "half", "pickle"),
+        {"golden": NO_NUMBERS, "worlds": NO_GROUP},
+    ),
     Component("losses.nce_loss", "loss", lambda: partial(nce_loss, normalizer=9.0, size=9), _rows, ("pickle",), {"worlds": NO_GROUP}),
     Component("losses.nce_normalizer", "evaluation", lambda: partial(nce_normalizer, size=9), _rows, ("pickle",)),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
@@ -346,6 +369,7 @@ COMPONENTS = [
         Component(f"saliency.{name}", "augmentation", absent={"compile": "how many regions there are is read from their labels"})
         for name in ("geodesic_saliency", "markov_chain_saliency", "robust_background_saliency")
     ),
+    Component("saliency.BASNet", "module", _basnet, _large_pictures, ("compile", "half", "pickle"), {"worlds": NO_GROUP}),
     Component("saliency.superpixels", "augmentation", absent={"compile": "it runs in a loader, once a picture", "golden": NO_NUMBERS}),
     *(
         Component(f"saliency.{name}", "evaluation", absent={"golden": NO_NUMBERS})

@@ -3,6 +3,7 @@
 from sslkit.losses._info_nce import info_nce
 from sslkit.losses._nt_xent import nt_xent
 from sslkit.losses.barlow_twins import barlow_twins_loss
+from sslkit.losses.basnet import basnet_loss
 from sslkit.losses.byol import byol_loss, simsiam_loss
 from sslkit.losses.dcl import dcl_loss
 from sslkit.losses.deepcluster import Clusters, deepcluster_loss, spherical_kmeans
@@ -23,6 +24,7 @@ __all__ = [
     "Clusters",
     "DINOCenter",
     "barlow_twins_loss",
+    "basnet_loss",
     "byol_loss",
     "dcl_loss",
     "deepcluster_loss",
