@@ -29,9 +29,10 @@ $(BENCH_READY): $(READY)
 
 setup: $(READY)  ## the virtual environment, made or brought up to date
 
-demo: $(READY)  ## trains SimCLR on generated pictures for a minute and shows what it learned; then how DINO collapses
+demo: $(READY)  ## trains SimCLR on generated pictures for a minute and shows what it learned; how DINO collapses; objects on other backgrounds
 	$(BIN)/python examples/simclr.py --demo
 	$(BIN)/python examples/collapse.py --demo
+	$(BIN)/python examples/saliency.py --demo
 
 test: $(READY)  ## the tests (what CI runs)
 	$(PYTEST)

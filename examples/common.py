@@ -34,7 +34,7 @@ from sslkit.targets import DVAE
 
 FORMAT = "sslkit example, version 1"
 PICTURES = ("neighbours.png", "loss.png", "reconstruction.png", "prediction.png", "masks.png", "attention.png", "collapse.png",
-            "accuracy.png", "match.png", "match_probe.png", "views.png", "pasted.png")  # fmt: skip
+            "accuracy.png", "match.png", "match_probe.png", "views.png", "pasted.png", "saliency.png")  # fmt: skip
 
 
 def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:

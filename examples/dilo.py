@@ -2,10 +2,12 @@
 
 python examples/dilo.py                                   SimCLR on pictures whose background tells the class; masks as they are known
 python examples/dilo.py --ratio 0                         the control: the base method alone; rows of the paper's table 2: also
-                                                          --saliency gs|mc|rbd|cam|gradient, --ratio 0.3, --background
-                                                          grayscale|texture|image, --blend none|gaussian|mix
-python examples/dilo.py --base moco2 --saliency rbd       rows of table 3: --base simclr|moco1|moco2|instdist
-python examples/dilo.py --saliency cam --teacher runs/supervised       a trained ConvNet of supervised.py says where the object is
+                                                          --saliency gs|mc|rbd, --ratio 0.3, --background grayscale|texture|image,
+                                                          --blend none|gaussian|mix
+python examples/dilo.py --base moco2 --saliency rbd       rows of table 3: --base simclr|moco1|moco2|instdist|cmc
+python examples/dilo.py --saliency basnet --network runs/saliency      a network of saliency.py says where the object is
+python examples/dilo.py --saliency cam --teacher runs/supervised       a trained ConvNet of supervised.py does; or --saliency gradient
+python examples/dilo.py --saliency maps.npy               maps of your own, uint8 [pictures, height, width]; or MODULE:FUNCTION of images
 torchrun --nproc-per-node 2 examples/dilo.py              as many processes as you have GPUs
 """
 
@@ -20,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from common import (
     Data,
     Run,
-    Teacher,
     batch_of,
     embed,
     floats,
@@ -32,33 +33,25 @@ from common import (
     scores,
     set_rate,
     share_of,
-    wrong,
 )
+from saliency import maps_of, save_sheet, scenes_of
+from siamese import Colours, State, Student
 from sslkit.augmentations import CopyPaste, ImageBackgrounds, simclr
 from sslkit.backbones import convnet_small
-from sslkit.datasets import Scenes
-from sslkit.distributed import gather, global_mean, row_count
 from sslkit.evaluation import f_beta, linear_probe, mean_absolute_error
-from sslkit.losses import info_nce, nce_loss, nce_normalizer, nt_xent
-from sslkit.modules import MemoryBank, MLPProjector, MomentumEncoder, SupportSet
-from sslkit.plots import contact_sheet, save_picture
-from sslkit.saliency import (
-    class_activation_map,
-    geodesic_saliency,
-    gradient_saliency,
-    markov_chain_saliency,
-    robust_background_saliency,
-    superpixels,
-)
+from sslkit.losses import info_nce, nt_xent
+from sslkit.modules import MLPProjector, MomentumEncoder, SupportSet
 
-ESTIMATORS = {"gs": geodesic_saliency, "mc": markov_chain_saliency, "rbd": robust_background_saliency}
+BANKS = ("instdist", "cmc")
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run_options(parser, steps=300, out="runs/dilo")
-    parser.add_argument("--base", choices=["simclr", "moco1", "moco2", "instdist"], default="simclr")
-    parser.add_argument("--saliency", choices=["truth", *ESTIMATORS, "cam", "gradient"], default="truth", help="truth: of the generator")
+    parser.add_argument("--base", choices=["simclr", "moco1", "moco2", *BANKS], default="simclr")
+    parser.add_argument("--saliency", default="truth",
+                        help="truth (of the generator) | gs | mc | rbd | basnet | cam | gradient | FILE.npy | MODULE:FUNCTION")  # fmt: skip
+    parser.add_argument("--network", type=Path, help="for basnet: folder of a run of saliency.py")
     parser.add_argument("--teacher", type=Path, help="for cam and gradient: folder of a run of supervised.py")
     parser.add_argument("--background", choices=["texture", "image", "grayscale"], default="texture",
                         help="texture: surfaces without an object; image: the training pictures with the least saliency")  # fmt: skip
@@ -67,7 +60,7 @@ def parse(arguments=None):
     parser.add_argument("--correlation", type=float, default=0.8, help="of the background with the class, in training, probe and test")
     parser.add_argument("--queue", type=int, default=2048, help="moco: rows")
     parser.add_argument("--momentum", type=float, default=0.97, help="moco: of the keys' encoder")
-    parser.add_argument("--negatives", type=int, default=1024, help="instdist: rows drawn from the bank")
+    parser.add_argument("--negatives", type=int, default=1024, help="instdist and cmc: rows drawn from a bank")
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
     parser.add_argument("--hue", type=float, default=0.1, help="largest hue shift, in turns")
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -77,36 +70,12 @@ def parse(arguments=None):
 
 def load(options):
     """Data with masks: (Data, masks of the training pictures uint8, backgrounds of the test pictures, the same test pictures elsewhere)."""
-    kind, _, preset = options.data.partition(":")
-    if kind != "scenes" or preset not in ("", "easy", "tiny"):
-        raise wrong("--data", given=repr(options.data), expected="scenes, scenes:easy or scenes:tiny, whose masks are known",
-                    mend="for your own pictures call sslkit.saliency and CopyPaste in your loop")  # fmt: skip
-    shared = {"size": options.size, "preset": preset or "default", "background_correlation": options.correlation}
-    sets = [Scenes(split, **shared) for split in ("train", "probe", "test")]
+    sets = [scenes_of(options, split, background_correlation=options.correlation) for split in ("train", "probe", "test")]
     train, probe, test = (part.batch(torch.arange(len(part))) for part in sets)
-    swapped = Scenes("test", swapped=True, **shared).batch(torch.arange(len(test))).images
+    swapped = dataclasses.replace(sets[2], swapped=True).batch(torch.arange(len(test))).images
     data = Data(train.images, probe.images, test.images, train.labels, probe.labels, test.labels)
     families = dataclasses.replace(data, probe_labels=probe.family, test_labels=test.family)
     return data, train.masks[:, None], sets[0], families, swapped
-
-
-def maps_of(options, images, truth):
-    """Saliency of pictures, uint8 [n, 1, size, size], made once."""
-    if options.saliency == "truth":
-        return (255 * truth).round().to(torch.uint8)
-    if options.saliency in ("cam", "gradient"):
-        teacher = Teacher(options.teacher, images.shape[1], classify=True)
-    parts = []
-    for part in images.split(64):
-        if options.saliency in ESTIMATORS:
-            found = ESTIMATORS[options.saliency](part, superpixels=superpixels(part, count=100))
-        elif options.saliency == "gradient":
-            found = gradient_saliency(teacher.logits, part)
-        else:
-            classes = teacher.logits(part).argmax(dim=1)
-            found = class_activation_map(teacher.network.maps(part), teacher.weight, classes, size=tuple(part.shape[-2:]))
-        parts.append((255 * found).round().to(torch.uint8))
-    return torch.cat(parts)
 
 
 def paste_of(options, scenes, images, maps):
@@ -121,44 +90,54 @@ def paste_of(options, scenes, images, maps):
     return CopyPaste(backgrounds, blend=options.blend, probability=options.ratio, sigma=5 * options.size / 224)
 
 
-class Base(nn.Module):
-    """A contrastive method: what it holds, and the loss of two views of pictures."""
+class Contrast(nn.Module):
+    """SimCLR, MoCo v1 and v2: `student` is trained, the rest is what the method remembers."""
 
-    def __init__(self, options, encoder, pictures):
+    def __init__(self, options, backbone):
         super().__init__()
-        self.options, generator = options, torch.Generator().manual_seed(options.seed)
-        layers = 1 if options.base in ("moco1", "instdist") else 2
-        self.network = nn.Sequential(encoder, MLPProjector(encoder.dim, 256, 64, layers=layers))
-        moco = options.base.startswith("moco")
-        self.teacher = MomentumEncoder(self.network, buffers="own") if moco else None
-        self.queue = SupportSet(options.queue, 64, generator=generator) if moco else None
-        self.bank = MemoryBank(pictures, 64, generator=generator) if options.base == "instdist" else None
-        self.register_buffer("normalizer", torch.zeros(()))
+        self.options, self.backbone = options, backbone
+        self.student = nn.Sequential(backbone, MLPProjector(backbone.dim, 256, 64, layers=1 if options.base == "moco1" else 2))
+        moco = options.base != "simclr"
+        self.teacher = MomentumEncoder(self.student, buffers="own") if moco else None
+        self.queue = SupportSet(options.queue, 64, generator=torch.Generator().manual_seed(options.seed)) if moco else None
 
     def loss(self, network, x1, x2, draw, group):
-        """`network` is ours, or what wraps it."""
-        if self.options.base == "simclr":
-            self.seen = network(torch.cat([x1, x2]))
-            return nt_xent(*self.seen.chunk(2), temperature=0.2, group=group)
-        z = network(x1)
-        if self.teacher is not None:
-            self.seen = self.teacher(x2)
-            return info_nce(z, self.seen, negatives=self.queue.rows, temperature=0.07 if self.options.base == "moco1" else 0.2, group=group)
-        self.seen, size = z, len(self.bank.rows)
-        candidates = self.bank.candidates(draw["indices"], self.options.negatives, seed=self.options.seed, epoch=draw["epoch"])
-        similarity = self.bank(z, candidates)
-        if draw["step"] == 0:
-            self.normalizer.copy_(nce_normalizer(gather(similarity, group).rows, size))
-        loss = nce_loss(similarity, self.normalizer, size) * len(z)
-        return global_mean(loss, row_count(len(z), group), group)
+        """Of two views of pictures; `network` is the student, or what wraps it."""
+        if self.teacher is None:
+            return nt_xent(*network(torch.cat([x1, x2])).chunk(2), temperature=0.2, group=group)
+        z, self.seen = network(x1), self.teacher(x2)
+        return info_nce(z, self.seen, negatives=self.queue.rows, temperature=0.07 if self.options.base == "moco1" else 0.2, group=group)
 
     def update(self, draw, group):
         """Once a step, after the optimiser's."""
         if self.teacher is not None:
             self.queue.enqueue(self.seen, group=group)
             self.teacher.update(self.options.momentum)
-        if self.bank is not None:
-            self.bank.update(draw["indices"], self.seen, group)
+
+
+class Banked(nn.Module):
+    """InstDist and CMC, of siamese.py: one view of a picture, or its two halves of colour, against rows of a memory bank."""
+
+    def __init__(self, options, backbone, pictures):
+        super().__init__()
+        shared = {"method": options.base, "negatives": options.negatives, "seed": options.seed}
+        own = argparse.Namespace(**shared, hidden=256, dim=64, prototypes=0, queue=0)
+        self.backbone, self.student = backbone, Student(own, backbone)
+        self.state = State(own, self.student, pictures)
+
+    def loss(self, network, x1, x2, draw, group):
+        self.seen, out = network([x1])
+        return self.state.loss(self.student, [x1], self.seen, out, draw, group)
+
+    def update(self, draw, group):
+        self.state.update(self.seen, draw, 0.0, group)
+
+
+def base_of(options, pictures):
+    """The method that copy-paste is added to."""
+    torch.manual_seed(options.seed)
+    backbone = Colours() if options.base == "cmc" else convnet_small(3)
+    return Banked(options, backbone, pictures) if options.base in BANKS else Contrast(options, backbone)
 
 
 def two_views(options, paste, view, images, maps, draw):
@@ -175,8 +154,8 @@ def two_views(options, paste, view, images, maps, draw):
 def train(options, run, data, maps, base, paste, group, device):
     """The algorithm; `base` is trained in place."""
     view = simclr(options.size, scale=(options.crop, 1.0), jitter=(0.4, 0.4, 0.4, options.hue), blur=0).views[0]
-    optimizer = torch.optim.AdamW(base.network.parameters(), weight_decay=options.weight_decay)
-    network = base.network if group is None else DistributedDataParallel(base.network, process_group=group)
+    optimizer = torch.optim.AdamW(base.student.parameters(), weight_decay=options.weight_decay)
+    network = base.student if group is None else DistributedDataParallel(base.student, process_group=group)
     network = torch.compile(network) if options.compile else network
     for step in run.progress({"base": base, "optimizer": optimizer}, len(data.train)):
         epoch, batch = batch_of(step, len(data.train), options.batch, options.seed)
@@ -192,7 +171,7 @@ def train(options, run, data, maps, base, paste, group, device):
         base.update(draw, group)
         run.write(step + 1, loss=loss.item())
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
-            run.bar.set_postfix(loss=f"{loss.item():.3f}", knn=f"{knn_score(base.network[0], data, 500, device):.1f} %")
+            run.bar.set_postfix(loss=f"{loss.item():.3f}", knn=f"{knn_score(base.backbone, data, 500, device):.1f} %")
 
 
 def main(arguments=None):
@@ -202,15 +181,14 @@ def main(arguments=None):
     with processes() as (group, rank, device):
         run = Run(options, rank)
         data, truth, scenes, families, swapped = load(options)
-        maps = maps_of(options, data.train, truth)
+        maps = maps_of(options.saliency, data.train, truth, options.network, options.teacher)
         paste = paste_of(options, scenes, data.train, maps)
-        torch.manual_seed(options.seed)
-        base = Base(options, convnet_small(3), len(data.train)).to(device)
+        base = base_of(options, len(data.train)).to(device)
         measure = {"data": data, "families": families, "swapped": swapped, "device": device}
-        controls = measured(base.network[0], **measure)
+        controls = measured(base.backbone, **measure)
         train(options, run, data, maps, base, paste, group, device)
         if rank == 0:
-            report(options, run, base.network[0], controls, maps, truth, paste, measure)
+            report(options, run, base.backbone, controls, maps, truth, paste, measure)
 
 
 def measured(encoder, data, families, swapped, device):
@@ -234,11 +212,9 @@ def report(options, run, encoder, controls, maps, truth, paste, measure):
     print(f"maps of {options.saliency}: max F {own['f_beta']:.3f}, mean absolute error {own['mae']:.3f}")
     always = dataclasses.replace(paste, probability=1.0)
     shown, seen = floats(data.train[:8]), maps[:8]
-    columns = [shown, (seen / 255).expand(-1, 3, -1, -1)]
-    columns += [always(shown, seen, indices=torch.arange(8), seed=options.seed, epoch=epoch) for epoch in range(3)]
-    sheet = torch.stack(columns, dim=1).flatten(0, 1).repeat_interleave(3, 2).repeat_interleave(3, 3)
-    titles = ["picture", options.saliency, *[f"on {options.background}"] * 3] * 8
-    print(save_picture(contact_sheet(sheet, columns=len(columns), titles=titles), options.out / "pasted.png"))
+    columns = {"picture": shown, options.saliency[:16]: seen / 255}
+    columns |= {f"{options.background} {n}": always(shown, seen, indices=torch.arange(8), seed=options.seed, epoch=n) for n in range(3)}
+    print(save_sheet(columns, options.out / "pasted.png"))
     print(loss_curve(options.out))
 
 

@@ -162,6 +162,7 @@ def test_maps_do_not_depend_on_the_batch_the_dtype_or_the_brightness(generator):
 def test_a_grey_image_takes_the_red_channels_numbers(generator):
     model, grey = small().eval(), torch.rand(1, 1, 32, 32, generator=generator)
     x = (grey / grey.max() - 0.485) / 0.229
+    torch.testing.assert_close(model.normalized(grey), x.expand(-1, 3, -1, -1))
     p = model(x.expand(-1, 3, -1, -1))[:, :1].sigmoid()
     torch.testing.assert_close(model.saliency(grey, size=(32, 32)), (p - p.min()) / (p.max() - p.min()))
 
@@ -214,7 +215,7 @@ def test_errors():
         model(torch.zeros(1, 3, 40, 32))
     with pytest.raises(ValueError, match="BASNet.saliency: got a network in training mode; expected evaluation mode"):
         model.saliency(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"BASNet.saliency: got images \[1, 2, 32, 32\]; expected \[batch, 3 or 1, height, width\]"):
+    with pytest.raises(ValueError, match=r"BASNet.normalized: got images \[1, 2, 32, 32\]; expected \[batch, 3 or 1, height, width\]"):
         model.eval().saliency(torch.zeros(1, 2, 32, 32))
     with pytest.raises(ValueError, match="BASNet: got width=0; expected a whole width from 1 on"):
         BASNet(0)

@@ -85,15 +85,29 @@ class BASNet(nn.Module):
         logits = [_to(self.get_submodule(f"outconv{side}")(found[side]), size) for side in reversed(SIDES)]
         return torch.cat([self.refunet(logits[0]), *logits], dim=1)
 
+    @staticmethod
+    def normalized(images: Tensor) -> Tensor:
+        """What the network is trained on: x = image / its own maximum;  (x - mean) / deviation of ImageNet's colours.
+
+        images [batch, 3 or 1, height, width], uint8 or floating in [0, 1] -> [batch, 3, height, width], float32 or wider. A grey image
+        takes red's mean and deviation three times, a black one is divided by 1e-6.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise wrong("BASNet.normalized", given=f"images {list(images.shape)}", expected="[batch, 3 or 1, height, width]",
+                        mend="choose one or three channels, and put them before height and width")  # fmt: skip
+        x = as_floats(images)
+        x = x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+        mean, std = (x.new_tensor(values[: x.shape[1]])[:, None, None] for values in (MEAN, STD))
+        return ((x - mean) / std).expand(-1, 3, -1, -1)
+
     @torch.no_grad()
     def saliency(self, images: Tensor, *, size: tuple[int, int] = (256, 256)) -> Tensor:
         """Maps as the other estimators give them, in evaluation mode.
 
-            each image: resized to `size`, divided by its own maximum, less the mean and over the deviation of ImageNet's colours
-            map = sigmoid of the refined logits, stretched to [0, 1], resized to the image
+            map = sigmoid of the refined logits of the image, resized to `size` and `normalized`;   stretched to [0, 1], resized back
 
         Args:
-            images: [batch, 3 or 1, height, width], uint8 or floating in [0, 1]. A grey image takes red's mean and deviation.
+            images: [batch, 3 or 1, height, width], uint8 or floating in [0, 1].
             size: sides the network works at, multiples of 32; the authors' 256, whatever the aspect.
 
         Returns:
@@ -104,13 +118,8 @@ class BASNet(nn.Module):
         """
         if self.training:
             raise wrong("BASNet.saliency", given="a network in training mode", expected="evaluation mode", mend="call eval() on it")
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise wrong("BASNet.saliency", given=f"images {list(images.shape)}", expected="[batch, 3 or 1, height, width]",
-                        mend="choose one or three channels, and put them before height and width")  # fmt: skip
-        x = _to(as_floats(images), size, antialias=True)
-        x = x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-        mean, std = (x.new_tensor(values[: x.shape[1]])[:, None, None] for values in (MEAN, STD))
-        logits = self(((x - mean) / std).expand(-1, 3, -1, -1).to(self.inconv.weight.dtype))[:, :1]
+        x = self.normalized(_to(as_floats(images), size, antialias=True))
+        logits = self(x.to(self.inconv.weight.dtype))[:, :1]
         maps = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
         return _to(unit_range(maps), images.shape[2:])
 
