@@ -14,8 +14,8 @@ SMALL = ["--batch", "8", "--width", "4", "--threads", "1", "--pictures", "20"]
 
 def test_the_network_learns_and_is_found_again(tmp_path):
     done = run("saliency", *SMALL, "--steps", 24, "--out", tmp_path)
-    start, *_, end = losses(tmp_path)
-    assert end < 0.8 * start
+    found = losses(tmp_path)
+    assert sum(found[-4:]) / 4 < sum(found[:4]) / 4 - 0.5  # of eight outputs, 2.5 each at the start
     result = json.loads((tmp_path / "result.json").read_text())
     assert {f"{kind}_{name}" for kind in ("f_beta", "mae") for name in ("gs", "mc", "rbd", "basnet")} < result.keys()
     assert {path.name for path in tmp_path.glob("*.png")} == {"saliency.png", "pasted.png", "loss.png"}

@@ -13,6 +13,7 @@ from torch import Tensor
 from sslkit._checks import bind_axes, wrong
 from sslkit.saliency.superpixels import as_floats, superpixels, to_lab
 
+_NODES = 2**17  # numbers of graphs that are worked on at once, so that they stay in a processor's cache
 BAND = 8  # pixels from the edge that make a superpixel one of the border
 
 
@@ -112,11 +113,15 @@ def all_pairs(mask: Tensor) -> Tensor:
 
 def shortest_paths(costs: Tensor) -> Tensor:
     """Floyd and Warshall: [batch, n, n], inf where there is no edge -> the least sums of costs along any way."""
-    best = costs.clone()
-    best.diagonal(dim1=1, dim2=2).zero_()
-    for k in range(best.shape[1]):
-        best = torch.minimum(best, best[:, :, k : k + 1] + best[:, k : k + 1, :])
-    return best
+    out, n = costs.clone(), costs.shape[1]
+    out.diagonal(dim1=1, dim2=2).zero_()
+    at_once = max(1, _NODES // (n * n)) if costs.device.type == "cpu" else max(1, len(costs))
+    for best in torch.split(out, at_once):  # a view each
+        through = torch.empty_like(best)
+        for k in range(n):
+            torch.add(best[:, :, k : k + 1], best[:, k : k + 1, :], out=through)
+            torch.minimum(best, through, out=best)
+    return out
 
 
 def weight(distance: Tensor, sigma: Tensor | float) -> Tensor:
