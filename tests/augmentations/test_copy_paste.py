@@ -93,6 +93,29 @@ def test_levels_and_floats_agree_and_a_draw_repeats(generator):
     assert 0 < parameters["pasted"].sum() < 8
 
 
+@proves(NAME, "property", "errors")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_the_result_is_written_where_it_is_wanted_block_by_block(dtype, generator):
+    """Also over the images, also where a batch is more than what is blended at once; and gradients flow through."""
+    images, mask = torch.rand(7, 3, 300, 300, generator=generator), torch.rand(7, 1, 300, 300, generator=generator)
+    images = (255 * images).to(dtype) if dtype == torch.uint8 else images.to(dtype)
+    op = CopyPaste(probability=0.5, sigma=1.0)
+    parameters = op.sample(7, generator=generator)
+    each = [op.apply(images[b : b + 1], mask[b : b + 1], {k: v[b : b + 1] for k, v in parameters.items()}) for b in range(7)]
+    own = images.clone()
+    assert op.apply(own, mask, parameters, out=own) is own
+    assert torch.equal(own, torch.cat(each))
+    assert torch.equal(op.apply(images, mask, parameters), own)
+    with pytest.raises(ValueError, match=r"CopyPaste: got out \[7, 3, 300, 300\] of torch.float64; expected \[7, 3, 300, 300\] of"):
+        op.apply(images, mask, parameters, out=images.double())
+    if dtype == torch.float32:
+        leaf = images.clone().requires_grad_()
+        op.apply(
+            leaf, mask, {**parameters, "pasted": parameters["pasted"] | True, "blurred": parameters["pasted"] & False}
+        ).sum().backward()
+        torch.testing.assert_close(leaf.grad, mask.expand_as(leaf))
+
+
 @proves(NAME, "compile", "pickle")
 def test_compiles_and_pickles(generator):
     images, mask = torch.rand(3, 3, 8, 8, generator=generator), torch.rand(3, 1, 8, 8, generator=generator)

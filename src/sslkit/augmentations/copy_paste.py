@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sslkit._checks import bind_axes, need_positive, need_whole, wrong
-from sslkit.augmentations._base import Parameters, Size, choose, need_images, need_probability
+from sslkit.augmentations._base import _BLOCK_BYTES, Parameters, Size, choose, need_images, need_probability
 from sslkit.counter import uniforms
 
 Blend = Literal["none", "gaussian", "mix"]
@@ -67,39 +67,54 @@ class CopyPaste:
         often = {"none": 0.0, "gaussian": 1.0, "mix": 0.5}[self.blend]
         return {"pasted": u[:, 0] < self.probability, "blurred": u[:, 1] < often, "background": u[:, 2:]}
 
-    def apply(self, images: Tensor, saliency: Tensor, parameters: Parameters) -> Tensor:
+    def apply(self, images: Tensor, saliency: Tensor, parameters: Parameters, *, out: Tensor | None = None) -> Tensor:
         """Uses given parameters, one row a sample.
 
         Args:
             images: [batch, channels, height, width], uint8 or floating in [0, 1].
             saliency: [batch, 1, height, width], uint8 or floating in [0, 1], of the same pixels: 1 is the object.
             parameters: of `sample`.
+            out: where the result is written, of the shape and dtype of the images; may be the images. None: new memory, which on a CPU
+                costs more than the blending.
 
         Returns:
-            Images of the same shape and dtype; uint8 is rounded once, half up to the nearest level as Pillow's composite. Where saliency is
+            Images of the same shape and dtype; uint8 is rounded once, to the nearest level as Pillow's composite. Where saliency is
             1 (0) and not blurred, the image's (the background's) own bits.
         """
         need_images("CopyPaste", images)
         need_images("CopyPaste", saliency)
         bind_axes("CopyPaste", images=(images, "batch channels height width"), saliency=(saliency, "batch 1 height width"),
                   pasted=(parameters["pasted"], "batch"))  # fmt: skip
-        size = (images.shape[2], images.shape[3])
+        if out is None:
+            out = torch.empty_like(images)
+        elif out.shape != images.shape or out.dtype != images.dtype:
+            raise wrong("CopyPaste", given=f"out {list(out.shape)} of {out.dtype}", expected=f"{list(images.shape)} of {images.dtype}",
+                        mend="pass torch.empty_like(images), or the images themselves")  # fmt: skip
+        at_once = max(1, _BLOCK_BYTES // (4 * images[:1].numel())) if images.device.type == "cpu" and len(images) else max(1, len(images))
+        for first in range(0, len(images), at_once):
+            part = slice(first, first + at_once)
+            self._blend(images[part], saliency[part], {key: value[part] for key, value in parameters.items()}, out[part])
+        return out
+
+    def _blend(self, images: Tensor, saliency: Tensor, parameters: Parameters, out: Tensor) -> None:
         front = _floats(images)
-        work = front.dtype
-        mask = _floats(saliency).to(work)
+        mask = _floats(saliency).to(front.dtype)
         if self.blend != "none":
             mask = choose(parameters["blurred"], self._blurred(mask), mask)
+        mask = choose(parameters["pasted"], mask, torch.ones_like(mask))  # at 1, the image to the bit
         u = parameters["background"]
         if self.backgrounds == "grayscale":
-            behind = ((255 * u[:, 0]).floor() / 255).to(work)[:, None, None, None].expand(-1, *images.shape[1:])
+            behind = ((255 * u[:, 0]).floor() / 255).to(front.dtype)[:, None, None, None]
         else:
-            behind = self.backgrounds(u, size).to(work)
+            behind = self.backgrounds(u, (images.shape[2], images.shape[3])).to(front.dtype)
             if behind.shape != images.shape:
                 raise wrong("CopyPaste", given=f"backgrounds {list(behind.shape)}", expected=f"{list(images.shape)}, as the images",
                             mend="return [batch, channels, height, width] for u and size")  # fmt: skip
-        out = torch.lerp(behind, front, mask)
-        out = (255 * out).round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else out.to(images.dtype)
-        return choose(parameters["pasted"], out, images)
+        if front.dtype == out.dtype and not (images.requires_grad or saliency.requires_grad or behind.requires_grad):
+            torch.lerp(behind, front, mask, out=out)
+            return
+        mixed = torch.lerp(behind, front, mask)
+        out.copy_(mixed.mul_(255).round_().clamp_(0, 255) if images.dtype == torch.uint8 else mixed)
 
     def __call__(self, images: Tensor, saliency: Tensor, *, generator: torch.Generator | None = None, indices: Tensor | None = None,
                  seed: int | None = None, epoch: int = 0, offset: int = 0) -> Tensor:  # fmt: skip
