@@ -215,7 +215,9 @@ def test_errors():
         model(torch.zeros(1, 3, 40, 32))
     with pytest.raises(ValueError, match="BASNet.saliency: got a network in training mode; expected evaluation mode"):
         model.saliency(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"BASNet.normalized: got images \[1, 2, 32, 32\]; expected \[batch, 3 or 1, height, width\]"):
+    with pytest.raises(ValueError, match=r"BASNet.saliency: got images \[1, 2, 32, 32\]; expected \[batch, 3 or 1, height, width\]"):
         model.eval().saliency(torch.zeros(1, 2, 32, 32))
+    with pytest.raises(ValueError, match=r"BASNet.normalized: got images \[3, 32, 32\]; expected \[batch, 3 or 1, height, width\]"):
+        model.normalized(torch.zeros(3, 32, 32))
     with pytest.raises(ValueError, match="BASNet: got width=0; expected a whole width from 1 on"):
         BASNet(0)

@@ -92,9 +92,7 @@ class BASNet(nn.Module):
         images [batch, 3 or 1, height, width], uint8 or floating in [0, 1] -> [batch, 3, height, width], float32 or wider. A grey image
         takes red's mean and deviation three times, a black one is divided by 1e-6.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise wrong("BASNet.normalized", given=f"images {list(images.shape)}", expected="[batch, 3 or 1, height, width]",
-                        mend="choose one or three channels, and put them before height and width")  # fmt: skip
+        _need_images("BASNet.normalized", images)
         x = as_floats(images)
         x = x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
         mean, std = (x.new_tensor(values[: x.shape[1]])[:, None, None] for values in (MEAN, STD))
@@ -116,6 +114,7 @@ class BASNet(nn.Module):
         Raises:
             ValueError: the axes, a module in training mode, sides that are no multiples of 32.
         """
+        _need_images("BASNet.saliency", images)
         if self.training:
             raise wrong("BASNet.saliency", given="a network in training mode", expected="evaluation mode", mend="call eval() on it")
         x = self.normalized(_to(as_floats(images), size, antialias=True))
@@ -127,6 +126,12 @@ class BASNet(nn.Module):
         for step in STEPS:
             x = functional.relu(self.get_submodule(f"bn{tag}_{step}")(self.get_submodule(f"conv{tag}_{step}")(x)))
         return x
+
+
+def _need_images(where: str, images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise wrong(where, given=f"images {list(images.shape)}", expected="[batch, 3 or 1, height, width]",
+                    mend="choose one or three channels, and put them before height and width")  # fmt: skip
 
 
 class _Refinement(nn.Module):
