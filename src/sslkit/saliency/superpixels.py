@@ -85,6 +85,7 @@ class _Cells:
         p = p.movedim(2, 1).contiguous()  # [batch, n, 6, m]
         sums = p.sum(dim=3)
         centres = sums[:, :, :5] / sums[:, :, 5:].clamp(min=1)  # [batch, n, 5]
+        to = self.near.flatten()[:, None].expand(len(p), -1, 6)
         for step in range(iterations):
             half = centres.square().sum(dim=2, keepdim=True) / -2
             around = torch.cat([centres, half], dim=2)[:, self.near]  # [batch, n, 9, 6]
@@ -92,9 +93,9 @@ class _Cells:
             score = around @ p  # [batch, n, 9, m]
             if step == iterations - 1:
                 break
-            chosen = (score == score.amax(dim=2, keepdim=True)).to(p.dtype)
+            chosen = score.eq_(score.amax(dim=2, keepdim=True))  # 1 or 0
             parts = (chosen @ p.mT).flatten(1, 2)  # [batch, 9 n, 6]
-            sums = torch.zeros_like(sums).index_add_(1, self.near.flatten(), parts)
+            sums = torch.zeros_like(sums).scatter_add_(1, to, parts)
             centres = torch.where(sums[:, :, 5:] > 0, sums[:, :, :5] / sums[:, :, 5:].clamp(min=1), centres)
         best = score.max(dim=2).indices  # [batch, n, m]; faster than argmax
         labels = self.near.expand(len(p), -1, -1).gather(2, best)
