@@ -13,10 +13,6 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
-from skimage import data
-from skimage.color import rgb2lab
-from skimage.filters import threshold_otsu
-from skimage.segmentation import slic
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -34,6 +30,8 @@ TITLES = {
 
 def photographs(count: int, side: int) -> Tensor:
     """Square crops of scikit-image's photographs: uint8 [count, 3, side, side]."""
+    from skimage import data
+
     out = []
     for i in range(count):
         picture = torch.from_numpy(getattr(data, NAMES[i % len(NAMES)])().copy()).movedim(2, 0)[None]
@@ -45,6 +43,8 @@ def photographs(count: int, side: int) -> Tensor:
 
 
 def slic_each(pictures: list[np.ndarray], count: int, connected: bool = True) -> list[np.ndarray]:
+    from skimage.segmentation import slic
+
     return [slic(p, n_segments=count, compactness=20, start_label=0, enforce_connectivity=connected) for p in pictures]
 
 
@@ -54,6 +54,9 @@ def weight(d: np.ndarray, sigma: float) -> np.ndarray:
 
 def rbd(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """One picture [height, width, 3] uint8, float64 throughout."""
+    from skimage.color import rgb2lab
+    from skimage.filters import threshold_otsu
+
     labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     height, width, n = *labels.shape, labels.max() + 1
     flat, size = labels.ravel(), np.bincount(labels.ravel())
