@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sslkit._checks import bind_axes, need_positive, need_whole, wrong
-from sslkit.augmentations._base import _BLOCK_BYTES, Parameters, Size, choose, need_images, need_probability
+from sslkit.augmentations._base import Parameters, Size, _blocks, choose, need_images, need_probability
 from sslkit.counter import uniforms
 
 Blend = Literal["none", "gaussian", "mix"]
@@ -90,9 +90,10 @@ class CopyPaste:
         elif out.shape != images.shape or out.dtype != images.dtype:
             raise wrong("CopyPaste", given=f"out {list(out.shape)} of {out.dtype}", expected=f"{list(images.shape)} of {images.dtype}",
                         mend="pass torch.empty_like(images), or the images themselves")  # fmt: skip
-        at_once = max(1, _BLOCK_BYTES // (4 * images[:1].numel())) if images.device.type == "cpu" and len(images) else max(1, len(images))
-        for first in range(0, len(images), at_once):
-            part = slice(first, first + at_once)
+        batch = len(images)
+        whole = batch > 0 and images.device.type != "cpu"
+        for start, stop in [(0, batch)] if whole else _blocks(batch, 4 * images[:1].numel()):
+            part = slice(start, stop)
             self._blend(images[part], saliency[part], {key: value[part] for key, value in parameters.items()}, out[part])
         return out
 
