@@ -43,9 +43,9 @@ def blocks(planes: torch.Size, rows: int, columns: int, cell: int) -> Iterator[t
     """
     batch, channels, time = planes
     fit = max(PIXELS // (rows * columns), 1)  # planes
-    of_channels = min(fit, channels)
-    of_time = min(max(fit // channels, 1), time)
-    of_batch = max(fit // (channels * time), 1)
+    of_channels = max(min(fit, channels), 1)
+    of_time = max(min(fit // of_channels, time), 1)
+    of_batch = max(fit // (of_channels * of_time), 1)
     height = rows if rows * columns <= PIXELS else max(PIXELS // columns // cell, 1) * cell
     for sample in range(0, batch, of_batch):
         for frame in range(0, time, of_time):
