@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 BENCH_READY := $(VENV)/.bench-ready
-PYTEST := $(BIN)/python -m pytest
+# one worker a core, a thread each; a file stays in one worker, so that what its tests share is made once
+WORKERS := -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest $(WORKERS)
 
 .PHONY: help setup demo test test-full test-lowest lint format types docs proofs bench gpu claims clean
 
@@ -46,7 +48,7 @@ $(LOWEST)/.ready: pyproject.toml
 	@touch $@
 
 test-lowest: $(LOWEST)/.ready  ## the tests on the lowest versions of torch and torchvision that are supported
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest $(WORKERS)
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .

@@ -123,7 +123,8 @@ def run(job: str, rounds: int) -> Report:
     if job == "superpixels":
         x = photographs(4, 224)
         arrays = [p.movedim(0, 2).numpy() for p in x]
-        jobs = {"sslkit": partial(superpixels, x, count=196), "scikit-image, stray pixels left": partial(slic_each, arrays, 196, False),
+        jobs = {"sslkit": partial(superpixels, x, count=196), "sslkit, stride 2": partial(superpixels, x, count=196, stride=2),
+                "scikit-image, stray pixels left": partial(slic_each, arrays, 196, False),
                 "scikit-image": partial(slic_each, arrays, 196)}  # fmt: skip
         note = ("regions differ, so answers are not compared here: what they are good for is, in tests/saliency",)
         return compare("saliency_superpixels", jobs, rounds=rounds, agree=None, title=TITLES[job], more=more, notes=note)

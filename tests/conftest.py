@@ -83,6 +83,20 @@ def pytest_runtest_makereport(item, call):
     item.config.stash[SECONDS][layer] += call.duration
 
 
+def pytest_sessionfinish(session):
+    output = getattr(session.config, "workeroutput", None)  # of pytest-xdist: what this worker tells the main process
+    if output is not None:
+        output["read"], output["seconds"] = sorted(session.config.stash[READ]), dict(session.config.stash[SECONDS])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    output = getattr(node, "workeroutput", {})  # a worker that died tells nothing
+    node.config.stash[READ].update(output.get("read", ()))
+    for layer, seconds in output.get("seconds", {}).items():
+        node.config.stash[SECONDS][layer] += seconds
+
+
 def pytest_terminal_summary(terminalreporter, config):
     seconds, read = config.stash[SECONDS], config.stash[READ]
     terminalreporter.section("seconds per layer")

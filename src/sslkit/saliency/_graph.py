@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from kornia.color import rgb_to_lab
+from kornia.color import rgb_to_linear_rgb
 from torch import Tensor
 
 from sslkit._checks import bind_axes, wrong
-from sslkit.saliency.superpixels import as_floats, superpixels, to_lab
+from sslkit.saliency._lab import as_floats, linear_to_lab, to_lab
+from sslkit.saliency.superpixels import superpixels
 
 _NODES = 2**17  # numbers of graphs that are worked on at once, so that they stay in a processor's cache
 BAND = 8  # pixels from the edge that make a superpixel one of the border
@@ -38,13 +39,23 @@ class Regions:
         """Of places: [batch, n, n]."""
         return _distances(self.place)
 
+    @cached_property
+    def near(self) -> Tensor:
+        """Pairs that are one or two edges apart, without the diagonal: [batch, n, n] bool."""
+        return two_steps(self.edges)
+
     def paint(self, values: Tensor) -> Tensor:
         """[batch, n] -> [batch, 1, height, width]."""
         return values.gather(1, self.labels.flatten(1)).view(self.labels.shape)[:, None]
 
 
 def _distances(rows: Tensor) -> Tensor:
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")  # exact for near ones, too
+    """[batch, n, few] -> [batch, n, n]: exact for near ones, too, and faster than cdist for so few coordinates."""
+    squares = rows.new_zeros(*rows.shape[:2], rows.shape[1])
+    for x in rows.unbind(2):
+        step = x[:, :, None] - x[:, None, :]
+        squares.addcmul_(step, step)
+    return squares.sqrt_()
 
 
 def regions(where: str, images: Tensor, labels: Tensor | None, *, lab_first: bool, diagonal: bool, band: int) -> Regions:
@@ -53,7 +64,9 @@ def regions(where: str, images: Tensor, labels: Tensor | None, *, lab_first: boo
     lab_first: colours are means of Lab; else the Lab of means of RGB. diagonal: pixels that touch at a corner are neighbours, too.
     """
     if labels is None:
-        labels = superpixels(images, count=max(200, images.shape[-2] * images.shape[-1] // 600))
+        area = images.shape[-2] * images.shape[-1]
+        count = max(200, area // 600)
+        labels = superpixels(images, count=count, stride=2 if area >= 64 * count else 1)  # 64 pixels: so that 16 remain
     sizes = bind_axes(where, images=(images, "batch channels height width"), superpixels=(labels, "batch height width"))
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise wrong(where, given=f"superpixels of dtype {labels.dtype}", expected="integers from 0 on", mend="pass labels.long()")
@@ -68,7 +81,7 @@ def regions(where: str, images: Tensor, labels: Tensor | None, *, lab_first: boo
     total = sums.new_zeros(batch, 6, n).scatter_add_(2, flat[:, None].expand_as(sums), sums)
     real = total[:, 5] > 0
     means = total[:, :5] / total[:, 5:].clamp(min=1)
-    colour = means[:, :3] if lab_first else rgb_to_lab(means[:, :3, :, None])[..., 0]
+    colour = means[:, :3] if lab_first else linear_to_lab(rgb_to_linear_rgb(means[:, :3, :, None]))[..., 0]
     size = means.new_tensor([height, width])  # two Python numbers
     return Regions(labels, real, colour.mT, means[:, 3:].mT / size, touching(labels, n, diagonal), on_edge(labels, n, band))
 
@@ -93,10 +106,9 @@ def linked(pairs: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
 
 def on_edge(labels: Tensor, n: int, band: int) -> Tensor:
     """[batch, n] bool: which labels have a pixel within `band` pixels of the edge."""
-    inside = torch.zeros(labels.shape[1:], dtype=torch.bool, device=labels.device)
-    inside[band:-band, band:-band] = True
-    touched = torch.zeros(len(labels), n, dtype=torch.int64, device=labels.device)
-    return touched.scatter_add_(1, labels.flatten(1), (~inside).long().flatten().expand(len(labels), -1)) > 0
+    edge = torch.ones(labels.shape[1:], dtype=torch.bool, device=labels.device)
+    edge[band:-band, band:-band] = False
+    return torch.zeros(len(labels), n, dtype=torch.bool, device=labels.device).scatter_(1, labels[:, edge], True)
 
 
 def two_steps(edges: Tensor) -> Tensor:
@@ -118,15 +130,14 @@ def shortest_paths(costs: Tensor) -> Tensor:
     at_once = max(1, _NODES // (n * n)) if costs.device.type == "cpu" else max(1, len(costs))
     for best in torch.split(out, at_once):  # a view each
         through = torch.empty_like(best)
-        for k in range(n):
-            torch.add(best[:, :, k : k + 1], best[:, k : k + 1, :], out=through)
-            torch.minimum(best, through, out=best)
+        for into, out_of in zip(torch.split(best, 1, dim=2), torch.split(best, 1, dim=1), strict=True):
+            torch.minimum(best, torch.add(into, out_of, out=through), out=best)
     return out
 
 
 def weight(distance: Tensor, sigma: Tensor | float) -> Tensor:
     """exp(-d^2 / 2 sigma^2), 0 from 3 sigma on."""
-    return torch.where(distance > 3 * sigma, 0, (-distance.square() / (2 * sigma**2)).exp())
+    return distance.square().div_(-2 * sigma**2).exp_().masked_fill_(distance > 3 * sigma, 0)
 
 
 def half_up(x: Tensor) -> Tensor:
@@ -163,14 +174,15 @@ def scales(graph: Regions) -> Scales:
     top = mean of the largest hundredth of D over edges
     clip = m2      sigma_geo = max(5, min(10, 3 m1, top / 10))      sigma_nei = min(3 m1, 0.2 top, 20)
     """
-    distance, far = graph.distance, torch.inf
+    distance, far, n = graph.distance, torch.inf, graph.edges.shape[1]
     connected = graph.edges.any(dim=2)
     near = distance.masked_fill(~graph.edges, far).amin(dim=2)
-    wider = distance.masked_fill(~two_steps(graph.edges), far).amin(dim=2)
+    wider = distance.masked_fill(~graph.near, far).amin(dim=2)
     m1, m2 = mean_over(near, connected), mean_over(wider, connected)
     upper = graph.edges.triu()
-    falling = distance.masked_fill(~upper, -far).flatten(1).sort(dim=1, descending=True).values
     counted = half_up(0.01 * upper.sum(dim=(1, 2)).to(distance.dtype)).clamp(min=1)
+    most = int(0.01 * n * (n - 1) / 2 + 0.5)  # if all were neighbours
+    falling = distance.masked_fill(~upper, -far).flatten(1).topk(min(most + 1, n * n), dim=1).values
     chosen = torch.arange(falling.shape[1], device=falling.device) < counted[:, None]
     top = mean_over(falling, chosen & falling.isfinite())
     geodesic = torch.minimum(3 * m1, top / 10).clamp(max=10).clamp(min=5)

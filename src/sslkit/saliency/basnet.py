@@ -6,8 +6,8 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from sslkit._checks import need_whole, wrong
+from sslkit.saliency._lab import as_floats
 from sslkit.saliency._unit_range import unit_range
-from sslkit.saliency.superpixels import as_floats
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 STRIDE = 32

@@ -20,7 +20,8 @@ def markov_chain_saliency(images: Tensor, *, superpixels: Tensor | None = None) 
 
     Args:
         images: [batch, 3, height, width], uint8 or floating in [0, 1], sRGB. float64 is computed in float64.
-        superpixels: [batch, height, width], integers from 0 on; None: `superpixels(images)`, one per 600 pixels, at least 200.
+        superpixels: [batch, height, width], integers from 0 on; None: `superpixels(images)`, one per 600 pixels, at least 200;
+            of stride 2 where one has 64 pixels or more.
 
     Returns:
         [batch, 1, height, width] in [0, 1], float32 or wider; 0 for an image of one colour.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslkit.saliency._graph import BAND, all_pairs, half_up, regions, scales, shortest_paths, stretched, two_steps, weight
+from sslkit.saliency._graph import BAND, all_pairs, half_up, regions, scales, shortest_paths, stretched, weight
 
 
 @torch.no_grad()
@@ -22,7 +22,8 @@ def robust_background_saliency(images: Tensor, *, superpixels: Tensor | None = N
 
     Args:
         images: [batch, 3, height, width], uint8 or floating in [0, 1], sRGB. float64 is computed in float64.
-        superpixels: [batch, height, width], integers from 0 on; None: `superpixels(images)`, one per 600 pixels, at least 200.
+        superpixels: [batch, height, width], integers from 0 on; None: `superpixels(images)`, one per 600 pixels, at least 200;
+            of stride 2 where one has 64 pixels or more.
 
     Returns:
         [batch, 1, height, width] in [0, 1], float32 or wider; 0 for an image of one colour.
@@ -43,7 +44,7 @@ def robust_background_saliency(images: Tensor, *, superpixels: Tensor | None = N
     background = torch.where(real, 1 - (-connectivity.square() / 2).exp(), 0)
     contrast = stretched((distance * weight(graph.apart, 0.4) * background[:, None, :]).sum(dim=2), real)
     contrast = torch.where(contrast >= _otsu(contrast, real)[:, None], contrast, 0)
-    smooth = torch.where(two_steps(graph.edges) | around, weight(distance, scale.neighbour.clamp(min=1e-12)[:, None, None]), 0)
+    smooth = torch.where(graph.near | around, weight(distance, scale.neighbour.clamp(min=1e-12)[:, None, None]), 0)
     smooth = smooth + 0.1 * graph.edges.to(smooth.dtype)
     b = torch.where(connectivity > 3, 1000, background)
     diagonal = torch.where(real, smooth.sum(dim=2) + 5 * b + contrast, 1)
