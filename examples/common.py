@@ -193,6 +193,14 @@ def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> Non
 _FREE = {"out", "resume", "overwrite", "save_every", "threads", "tensorboard", "demo", "cache"}
 
 
+def local_views(parser: argparse.ArgumentParser, crops: str) -> int:
+    """N of `--crops 2+N`, and 0 of `--crops 2`."""
+    large, _, local = crops.partition("+")
+    if large != "2" or not (local or "0").isdigit():
+        parser.error(f"--crops: got {crops!r}; expected 2, or 2+N with N local views. To mend: pass --crops 2+4")
+    return int(local or 0)
+
+
 class Run:
     """The folder of a run: `checkpoint.pt`, `log.jsonl`. Rank 0 writes, every rank reads."""
 

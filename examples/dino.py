@@ -31,6 +31,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    local_views,
     loss_curve,
     processes,
     read_log,
@@ -81,10 +82,7 @@ def parse(arguments=None):
     parser.add_argument("--freeze", type=int, default=0, help="steps without the last layer; an epoch in the paper")
     parser.add_argument("--watch", type=int, default=10, help="steps between two looks at entropies and divergence")
     options = parser.parse_args(arguments)
-    globals_, _, locals_ = options.crops.partition("+")
-    if globals_ != "2" or not (locals_ or "0").isdigit():
-        parser.error(f"--crops: got {options.crops!r}; expected 2, or 2+N with N local views. To mend: pass 2+8")
-    options.local_views = int(locals_ or 0)
+    options.local_views = local_views(parser, options.crops)
     if options.ibot and (options.backbone != "vit" or options.loss != "ce" or options.predictor):
         given = f"--backbone {options.backbone} --loss {options.loss}" + " --predictor" * options.predictor
         parser.error(f"--ibot: got {given}; expected a ViT, which has patches to hide, cross-entropy and no predictor. "

@@ -24,6 +24,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    local_views,
     loss_curve,
     processes,
     read_log,
@@ -71,10 +72,7 @@ def parse(arguments=None):
     largest = options.queue if options.neighbour == "hard" else 1
     if not 1 <= options.topk <= largest:
         parser.error(f"--topk: got {options.topk} {options.neighbour} neighbours; expected 1 to {largest}. To mend: pass --topk 1")
-    large, _, local = options.crops.partition("+")
-    if large != "2" or not (local or "0").isdigit():
-        parser.error(f"--crops: got {options.crops!r}; expected 2, or 2+N with N local views. To mend: pass --crops 2+4")
-    options.local_views = int(local or 0)
+    options.local_views = local_views(parser, options.crops)
     return options
 
 

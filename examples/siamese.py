@@ -28,6 +28,7 @@ from common import (
     floats,
     knn_score,
     load_data,
+    local_views,
     loss_curve,
     processes,
     run_options,
@@ -81,10 +82,9 @@ def parse(arguments=None):
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
     options = parser.parse_args(arguments)
-    globals_, _, locals_ = options.crops.partition("+")
-    if globals_ != "2" or not (locals_ or "0").isdigit() or (locals_ and options.method not in ("byol", "swav")):
+    options.local_views = local_views(parser, options.crops)
+    if options.local_views and options.method not in ("byol", "swav"):
         parser.error(f"--crops: got {options.crops!r} with {options.method}; expected 2, or 2+N for byol and swav. To mend: pass --crops 2")
-    options.local_views = int(locals_ or 0)
     return options
 
 
