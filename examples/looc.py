@@ -66,6 +66,7 @@ def parse(arguments=None):
     parser.add_argument("--crop", type=float, default=0.4, help="smallest share of the picture that a view shows")
     parser.add_argument("--hue", type=float, default=0.1, help="largest hue shift, in turns")
     parser.add_argument("--texture", type=float, default=0.5, help="largest amount of another texture, where texture has a space")
+    parser.add_argument("--distinct", action="store_true", help="a key without the query's turn never has it by chance")
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
     parser.add_argument("--score", type=Path, help="train nothing: score the ConvNet of a run of supervised.py or simclr.py")
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -99,7 +100,7 @@ def views_of(options, device=None):
     places = {"rotation": (0,), "texture": (len(ops) - 3,), "color": (len(ops) - 2, len(ops) - 1)}
     if options.rotation == "shared":
         return LeaveOneOut(ops, [places["rotation"]], all_shared=True)
-    return LeaveOneOut(ops, [places[space] for space in options.spaces])
+    return LeaveOneOut(ops, [places[space] for space in options.spaces], distinct=options.distinct)
 
 
 class Network(nn.Module):

@@ -98,6 +98,25 @@ def test_a_turn_shared_by_query_and_key_is_seen_in_the_pictures():
     assert torch.equal(query, key)
 
 
+@proves(LOO, "property")
+@proves(TURN, "property")
+@pytest.mark.parametrize("turns", [(0, 1, 2, 3), (1, 2, 3), (3, 1)])
+def test_distinct_turns_are_uniform_over_those_the_query_does_not_have(turns):
+    ops, spaces = (HorizontalFlip(), QuarterTurn(turns), Grayscale(0.5)), ((1,), (2,))
+    draws = LeaveOneOut(ops, spaces, distinct=True).sample(6000, (8, 8), generator=torch.Generator().manual_seed(0))
+    plain = LeaveOneOut(ops, spaces).sample(6000, (8, 8), generator=torch.Generator().manual_seed(0))
+    query, zero, own, grey = (draws[f"view{v}.1.turn.turns"] for v in range(4))
+    assert torch.equal(own, query)
+    for view in (zero, grey):
+        assert not (view == query).any()
+        assert set(view.tolist()) == set(turns)
+        share = ((view - query) % 4).bincount(minlength=4) / 6000
+        expected = torch.tensor([sum((b - a) % 4 == d for a in turns for b in turns if a != b) for d in range(4)])
+        torch.testing.assert_close(share, expected / expected.sum(), rtol=0, atol=0.03)
+    for key in draws:  # nothing else moves
+        assert torch.equal(draws[key], plain[key]) or key in ("view1.1.turn.turns", "view3.1.turn.turns")
+
+
 @proves(LOO, "property", "compile", "pickle")
 def test_draws_belong_to_the_samples_and_repeat():
     views = LeaveOneOut(OPS, SPACES)
@@ -131,6 +150,8 @@ def test_errors():
         QuarterTurn((4,))
     with pytest.raises(ValueError, match="QuarterTurn: got images of 5 x 12; expected square ones"):
         QuarterTurn()(images()[:, :, :5])
+    with pytest.raises(ValueError, match="LeaveOneOut: got distinct turns of a QuarterTurn with one; expected two or more to choose from"):
+        LeaveOneOut((QuarterTurn((2,)),), ((0,),), distinct=True)
     for spaces in (((5,),), ((0,), (0,)), ((),)):
         with pytest.raises(ValueError, match="LeaveOneOut: got spaces=.* of 5 ops; expected places in ops, each at most once"):
             LeaveOneOut(OPS, spaces)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import Tensor
 
 from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size
 from sslkit.augmentations.compose import Compose, part
+from sslkit.augmentations.quarter_turn import QuarterTurn
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         spaces: for each space the places in `ops` of its augmentations: ((0,), (3, 4)) for a turn, and jitter with grey.
         all_shared: no leave-one-out: two views alone, which share the draws of all spaces: the control "same for q and k" of the
             paper's table 2.
+        distinct: a `QuarterTurn` of a space is drawn from the turns that the query does not have, by the keys that do not copy it. The
+            paper's draws are independent: of three turns, a third of the keys that a head should tell apart have the query's.
 
     Raises:
-        ValueError: no op, or a place that is none of an op, or named twice.
+        ValueError: no op, or a place that is none of an op, or named twice; distinct of a single turn.
         TypeError: an op is not an augmentation of this package.
 
     Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", sec. 3, fig. 2.
@@ -37,6 +41,7 @@ class LeaveOneOut(Sampler[list[Tensor]]):
     ops: Sequence[Augmentation]
     spaces: Sequence[Sequence[int]] = ()
     all_shared: bool = False
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", tuple(self.ops))
@@ -46,6 +51,9 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         if len(set(places)) != len(places) or not all(0 <= place < len(self.ops) for place in places) or not all(self.spaces):
             raise wrong("LeaveOneOut", given=f"spaces={self.spaces} of {len(self.ops)} ops", expected="places in ops, each at most once",
                         mend="name for each space the places of its augmentations")  # fmt: skip
+        if any(len(set(op.turns)) < 2 for op, _ in self._turns.values()):
+            raise wrong("LeaveOneOut", given="distinct turns of a QuarterTurn with one", expected="two or more to choose from",
+                        mend="pass QuarterTurn((1, 2, 3)), or distinct=False")  # fmt: skip
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -72,7 +80,13 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         for v, values in enumerate(own):
             copied = self._copied(v)
             for key, value in values.items():
-                drawn[f"view{v}.{key}"] = own[0][key] if int(key.split(".")[0]) in copied else value
+                place = int(key.split(".")[0])
+                if v > 0 and place in copied:
+                    value = own[0][key]
+                elif v > 0 and place in self._turns:
+                    op, slot = self._turns[place]
+                    value = op.others(u[:, v * slots + slot], own[0][key])
+                drawn[f"view{v}.{key}"] = value
         return drawn
 
     def apply(self, images: Tensor, parameters: Parameters) -> list[Tensor]:
@@ -86,6 +100,14 @@ class LeaveOneOut(Sampler[list[Tensor]]):
     @property
     def _one(self) -> Compose:
         return Compose(*self.ops)
+
+    @property
+    def _turns(self) -> dict[int, tuple[QuarterTurn, int]]:
+        """Place -> turns that must be distinct, and the slot they are drawn from."""
+        places = {place for space in self.spaces for place in space} if self.distinct else set()
+        starts = accumulate((op.slots for op in self.ops), initial=0)
+        drawn = zip(self.ops, starts, strict=False)  # one start more: the end
+        return {place: (op, start) for place, (op, start) in enumerate(drawn) if place in places and isinstance(op, QuarterTurn)}
 
     def _copied(self, view: int) -> set[int]:
         if view == 0:

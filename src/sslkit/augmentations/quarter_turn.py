@@ -49,6 +49,12 @@ class QuarterTurn(Augmentation):
         table = torch.tensor(self.turns, device=u.device)
         return {"turns": table[(u[:, 0] * len(self.turns)).long().clamp(max=len(self.turns) - 1)]}
 
+    def others(self, u: Tensor, turns: Tensor) -> Tensor:
+        """Turns uniform over those of `self.turns` that are not the given ones: u [batch] in [0, 1), turns [batch] -> [batch] int64."""
+        table = torch.tensor(sorted(set(self.turns)), device=turns.device)
+        steps = 1 + (u * (len(table) - 1)).long().clamp(max=len(table) - 2)
+        return table[(torch.bucketize(turns, table) + steps) % len(table)]
+
     def check(self, channels: int, size: Size) -> None:
         if size[0] != size[1] and set(self.turns) & {1, 3}:
             raise wrong("QuarterTurn", given=f"images of {size[0]} x {size[1]}", expected="square ones", mend="crop to a square before")
