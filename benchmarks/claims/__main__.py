@@ -1,4 +1,4 @@
-"""Runs what is missing, then writes page and picture.
+"""Runs what is missing, then writes page and pictures.
 
 python -m benchmarks.claims [names] [--tier cpu|quick|gpu] [--seeds 0 1 2] [--no-run]
 """
@@ -16,7 +16,7 @@ import benchmarks.claims
 from benchmarks.claims.claim import TIERS, Claim, standing
 from benchmarks.claims.plot import plot_claims
 from benchmarks.claims.runs import FOLDER, read_runs, run_claim
-from benchmarks.claims.table import table, write_table
+from benchmarks.claims.table import families, table, write_table
 
 MACHINERY = {"claim", "runs", "table", "plot", "nnclr_match", "__main__"}
 DOCS = Path(__file__).parents[2] / "docs"
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tier", choices=TIERS, default="cpu", help="quick: smaller settings, one seed, not written to docs")
     parser.add_argument("--seeds", type=int, nargs="+", help="the claim's own if left out")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-run", action="store_true", help="only page and picture, from the runs there are")
+    parser.add_argument("--no-run", action="store_true", help="only page and pictures, from the runs there are")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     claims = discover()
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # the page always holds every claim, whichever were run now: leaving one out would hide an unfavourable row.
     standings = [standing(c, read_runs(FOLDER / c.file), "cpu") for c in claims]
-    plot_claims(standings, DOCS / "claims.png")
+    for name, own in families(standings).items():
+        plot_claims(own, DOCS / "claims" / f"{name}.png")
     print(table(standings), write_table(standings, DOCS / "claims.md"), sep="\n")
     return 0
 

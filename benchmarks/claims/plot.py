@@ -1,4 +1,4 @@
-"""One picture of all claims."""
+"""A picture of a method's claims."""
 
 import math
 from collections.abc import Sequence

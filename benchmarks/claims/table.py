@@ -1,13 +1,17 @@
-"""The Markdown table of all claims: what is reproduced, what does not show at this scale, and what was not run on both sides yet."""
+"""The Markdown page of all claims, method by method."""
 
 import math
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.claims.claim import Standing
 
+ORDER = ("reproduced", "not resolved", "opposite", "not run on both sides yet")
+TITLES = {"beit": "BEiT", "deit": "DeiT", "dilo": "DiLo", "dino": "DINO, and the methods of its table", "looc": "LooC", "mae": "MAE",
+          "maskfeat": "MaskFeat", "nnclr": "NNCLR", "simclr": "SimCLR"}  # fmt: skip
 HEAD = ["| claim | paper | ours, mean +- sd (n) | paired difference +- sd | verdict |", "|---|---|---|---|---|"]
 
 
@@ -27,29 +31,54 @@ def row(standing: Standing) -> str:
     if len(judged.differences) > 1:
         difference += f" +- {judged.sd:.{claim.digits}f}"
     difference += f" ({len(judged.differences)})"
-    cells = [f"{claim.statement} ({claim.source})", claim.paper, f"{claim.metric}: {ours}", difference, f"**{judged.verdict}**"]
+    cells = [f"{claim.statement} ({claim.source})", claim.paper, f"{claim.metric}: {ours}", difference, f"**{block(standing)}**"]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
+def family(standing: Standing) -> str:
+    """What a claim is listed with, and the name of its picture: the first word of its file of results."""
+    return re.split("[-_]", standing.claim.log or standing.claim.name)[0]
+
+
+def families(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
+    """By name; within one, what is reproduced first, what was not run last."""
+    found: dict[str, list[Standing]] = {}
+    for standing in sorted(standings, key=lambda s: (family(s), ORDER.index(block(s)))):
+        found.setdefault(family(standing), []).append(standing)
+    return found
+
+
+def block(standing: Standing) -> str:
+    """The verdict, or that there is none yet."""
+    return standing.judgement.verdict if standing.judgement.differences else "not run on both sides yet"
+
+
 def table(standings: Sequence[Standing]) -> str:
-    """The page: what is reproduced, what does not show, what has no pair of runs yet, then notes and lone runs; no claim is left out."""
-    shown = [s for s in standings if s.judgement.verdict == "reproduced"]
-    others = [s for s in standings if s.judgement.differences and s not in shown]
-    waiting = [s for s in standings if not s.judgement.differences]
+    """The page: how many of each verdict a method has, then all its claims, and notes and lone runs; no claim is left out."""
     lines = [
         "# Claims in miniature", "",
         "Made by `python -m benchmarks.claims` from the lines in `benchmarks/results/claims/`; not to be edited by hand.", "",
         "A row compares arms of equal seeds. The paired difference is positive where the paper's sign holds. `reproduced`: its "
         "mean is above 2 sd / sqrt(n), n >= 3. `opposite`: as far on the other side. Else `not resolved`. All runs count.", "",
-        "![Paired differences of all claims](claims.png)", "",
-        "## Reproduced", "", *(HEAD + [row(s) for s in shown] if shown else ["None yet."]), "",
-        "## Does not show at this scale", "", *(HEAD + [row(s) for s in others] if others else ["None."]), "",
+        "| claims | " + " | ".join(ORDER) + " |", "|---" * (len(ORDER) + 1) + "|",
     ]  # fmt: skip
-    if waiting:
-        lines += ["## Not run on both sides yet", "", *HEAD, *(row(s) for s in waiting), ""]
-    notes = [f"- {s.claim.name}: {s.claim.note}" for s in standings if s.claim.note]
-    notes += [f"- {s.claim.name}: without a partner of the same seed: {', '.join(s.unpaired)}." for s in standings if s.unpaired]
-    return "\n".join(lines + (["## Notes", "", *notes, ""] if notes else []))
+    for name, own in families(standings).items():
+        counts = [sum(block(s) == verdict for s in own) for verdict in ORDER]
+        lines.append(f"| [{TITLES.get(name, name)}](#{slug(name)}) | " + " | ".join(map(str, counts)) + " |")
+    for name, own in families(standings).items():
+        lines += ["", f"## {TITLES.get(name, name)}", ""]
+        if any(s.judgement.differences for s in own):
+            lines += [f"![Paired differences of {TITLES.get(name, name)}](claims/{name}.png)", ""]
+        lines += [*HEAD, *map(row, own)]
+        notes = [f"- {s.claim.name}: {s.claim.note}" for s in own if s.claim.note]
+        notes += [f"- {s.claim.name}: without a partner of the same seed: {', '.join(s.unpaired)}." for s in own if s.unpaired]
+        lines += ["", *notes] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def slug(name: str) -> str:
+    """The anchor of a family's heading."""
+    return re.sub("[^a-z0-9]+", "-", TITLES.get(name, name).lower()).strip("-")
 
 
 def write_table(standings: Sequence[Standing], path: Path) -> Path:

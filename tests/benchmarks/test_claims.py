@@ -6,7 +6,7 @@ from benchmarks.claims import __main__ as entry
 from benchmarks.claims.claim import Claim, replace, settings_hash, standing, verdict
 from benchmarks.claims.plot import plot_claims
 from benchmarks.claims.runs import append_run, read_runs, run_claim
-from benchmarks.claims.table import table, write_table
+from benchmarks.claims.table import families, table, write_table
 
 BASE = {"ours": {"steps": 300, "crop": False}, "theirs": {"steps": 300, "crop": True}}
 
@@ -144,26 +144,30 @@ def test_no_run_is_dropped(tmp_path):
     assert "ours nan (3)" in table([result])
 
 
-def test_page_has_three_blocks_and_every_claim(tmp_path):
+def test_the_page_has_every_claim_by_method_and_verdict(tmp_path):
     good = make()
-    bad = make(lambda settings, seed: {"linear": 5.0 + seed + 3 * settings["crop"]}, name="other", note="too small")
-    empty = make(name="none", statement="never run")
-    standings = [standing(c, run_claim(c, folder=tmp_path, say=quiet), "cpu") for c in (good, bad)] + [standing(empty, [], "cpu")]
+    bad = make(lambda settings, seed: {"linear": 5.0 + seed + 3 * settings["crop"]}, name="crop-other", note="too small")
+    empty, lone = make(name="crop-none", statement="never run"), make(name="apart")
+    standings = [standing(c, run_claim(c, folder=tmp_path, say=quiet), "cpu") for c in (bad, good)]
+    standings = [standing(empty, [], "cpu"), *standings, standing(lone, [], "cpu")]
     page = table(standings)
-    first, second = page.split("## Does not show at this scale")
-    second, third = second.split("## Not run on both sides yet")
-    assert "| crops alone collapse (a paper, table 5) | 69 \\| 41 | " in first
-    assert "| linear: ours 51.0 +- 1.0 (3); theirs 30.5 +- 0.5 (3) | " in first
-    assert "+20.5 +- 0.5 (3) | **reproduced** |" in first
-    assert "-3.0 +- 0.0 (3) | **opposite** |" in second
-    assert "never run" not in first + second
-    assert "never run" in third
-    assert "no run" in third
-    assert "- other: too small" in third
+    head, apart, crop = page.split("\n## ")
+    assert "| [apart](#apart) | 0 | 0 | 0 | 1 |\n| [crop](#crop) | 1 | 0 | 1 | 1 |" in head
+    assert "![" not in apart
+    rows = [line for line in crop.splitlines() if line.startswith("| ")][1:]
+    assert ["**reproduced**" in rows[0], "**opposite**" in rows[1], "**not run on both sides yet**" in rows[2]] == [True] * 3
+    assert rows[0].startswith(
+        "| crops alone collapse (a paper, table 5) | 69 \\| 41 | linear: ours 51.0 +- 1.0 (3); theirs 30.5 +- 0.5 (3) | "
+    )
+    assert "+20.5 +- 0.5 (3)" in rows[0]
+    assert "-3.0 +- 0.0 (3)" in rows[1]
+    assert "never run" in rows[2]
+    assert "no run" in rows[2]
+    assert "- crop-other: too small" in crop
     assert write_table(standings, tmp_path / "docs" / "claims.md").read_text() == page
-    picture = plot_claims(standings, tmp_path / "claims.png")
-    assert picture.stat().st_size > 5000
-    assert plot_claims([standing(empty, [], "cpu")], tmp_path / "none.png") is None
+    assert [[s.claim.name for s in own] for own in families(standings).values()] == [["apart"], ["crop", "crop-other", "crop-none"]]
+    assert plot_claims(families(standings)["crop"], tmp_path / "crop.png").stat().st_size > 5000
+    assert plot_claims(families(standings)["apart"], tmp_path / "none.png") is None
 
 
 def test_smaller_is_better_turns_the_sign():
@@ -209,7 +213,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "claims.md").read_text()
     assert "**reproduced**" in page
     assert "no run" in page  # the row that was not run is there all the same
-    assert (tmp_path / "claims.png").exists()
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["crop.png"]
     assert not (tmp_path / "shared.jsonl").exists()
     assert entry.main(["shared", "--seeds", "0"]) == 0  # by the file of results
     assert len(read_runs(tmp_path / "shared.jsonl")) == 2
