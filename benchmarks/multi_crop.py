@@ -66,13 +66,15 @@ def run(case: str, rounds: int = 5) -> Report:
     pictures = [to_pil_image(image) for image in levels]
     ours = dino(size, local, LOCAL, blur=BLUR)
     jobs = {
+        "sslkit, uint8, crops rounded": partial(dino(size, local, LOCAL, blur=BLUR, rounded=True), levels),
         "sslkit, uint8": partial(ours, levels),
         "sslkit, float32": partial(ours, floats),
         "torchvision.v2, PIL, picture by picture": partial(one_by_one, torchvision_views(size, local, True), pictures),
         "torchvision.v2, uint8, picture by picture": partial(one_by_one, torchvision_views(size, local, False), levels),
     }
     title = f"DINO's 2 + {LOCAL} views of {batch} x {picture[0]} x {picture[1]} to {size} x {size} and {local} x {local}"
-    report = compare(f"multi_crop_{case}", jobs, rounds=rounds, agree=None, title=title, more=("pillow",))
+    reference = "torchvision.v2, PIL, picture by picture"
+    report = compare(f"multi_crop_{case}", jobs, rounds=rounds, reference=reference, agree=None, title=title, more=("pillow",))
     rates = tuple(f"{row.job}: {1000 * batch / row.cpu_ms.median:.1f} pictures per CPU second" for row in report.rows)
     return replace(report, notes=(*rates, "parameters are drawn by each job for itself, so no agreement is checked"))
 

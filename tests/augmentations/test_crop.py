@@ -166,3 +166,21 @@ def test_of_a_large_picture_only_the_box_is_read(interpolation, antialias, dtype
     got = [crop.apply(images.to(dtype), drawn), Compose(crop).apply(images.to(dtype), {f"0.crop.{k}": v for k, v in drawn.items()})]
     for result in got:
         torch.testing.assert_close(result.double(), want, rtol=0, atol=0.5 + 255 * 5e-5 if dtype == torch.uint8 else 5e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_rounded_crops_of_large_levels_are_torchvisions(interpolation):
+    images = (torch.rand(3, 3, 400, 380, generator=seeded()) * 255).round().to(torch.uint8)
+    crop = RandomResizedCrop((31, 40), interpolation=interpolation, rounded=True)
+    plain = RandomResizedCrop((31, 40), interpolation=interpolation)
+    drawn = crop.sample(3, (400, 380), generator=seeded())
+    for got, image, *box in zip(crop.apply(images, drawn), images, *drawn.values(), strict=True):
+        pixels = [round(float(x) * side) for x, side in zip(box, (400, 380, 400, 380), strict=True)]
+        assert torch.equal(got, F.resized_crop(image, *pixels, [31, 40], InterpolationMode[interpolation.upper()], antialias=True))
+    through = {key: value * 0.9 + 0.0123 for key, value in drawn.items()}
+    for x, parameters in (
+        (images.float() / 255, drawn),
+        (images, through),
+        (images[:, :, :40, :38], drawn),
+    ):  # elsewhere it changes nothing
+        assert torch.equal(crop.apply(x, parameters), plain.apply(x, parameters))

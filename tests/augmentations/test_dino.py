@@ -43,3 +43,19 @@ def test_wrong_input():
         dino(32, local_views=-1)
     with pytest.raises(ValueError, match="HorizontalFlip: got p=2"):
         dino(32, flip=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_large_pictures_are_cropped_one_by_one_and_then_go_on_together(dtype):
+    images = torch.rand(5, 3, 400, 380, generator=torch.Generator().manual_seed(0))
+    images = images if dtype == torch.float32 else images.mul(255).round().to(dtype)
+    floats = images if dtype == torch.float32 else images.float() / 255
+    for view in dino(48, 32, 1).views:
+        drawn = view.sample(5, (400, 380), generator=torch.Generator().manual_seed(1))
+        crop, *others = view.ops
+        want = crop.apply(floats, {key.removeprefix("0.crop."): value for key, value in drawn.items() if key.startswith("0.")})
+        moved = {f"{int(key.split('.')[0]) - 1}.{key.split('.', 1)[1]}": value for key, value in drawn.items() if not key.startswith("0.")}
+        want = Compose(*others).apply(want, moved)
+        want = want if dtype == torch.float32 else want.mul(255)
+        got = view.apply(images, drawn)
+        torch.testing.assert_close(got.to(want), want, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.501)

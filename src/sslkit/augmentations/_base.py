@@ -9,7 +9,7 @@ map, another size, another view.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -152,21 +152,38 @@ class Augmentation(Sampler[Tensor]):
             return self._block(images, parameters, work)
         out = images.new_empty(batch, images.shape[1], height, width)
         mine = {key: parameters[key] for key in self.keys}
-        for start, stop in _blocks(batch, max(images[0].numel(), out[0].numel()) * 4):
-            block, own = images[start:stop], {key: value[start:stop] for key, value in mine.items()}
-            out[start:stop] = self._block(*(self._part(block, own) if alone(images) else (block, own)), work)
+        each = alone(images)
+        sizes = [*self._later_sizes((images.shape[2], images.shape[3])), *([] if each else [(images.shape[2], images.shape[3])])]
+        for start, stop in _blocks(batch, 4 * images.shape[1] * max(rows * columns for rows, columns in sizes)):
+            own = {key: value[start:stop] for key, value in mine.items()}
+            out[start:stop] = self._block(images[start:stop], own, work, each)
         return out
 
-    def _part(self, image: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
-        """What is looked at of a large image [1, channels, height, width], and the parameters as they apply to that part."""
-        return image, parameters
-
-    def _block(self, images: Tensor, parameters: Parameters, work: torch.dtype) -> Tensor:
+    def _block(self, images: Tensor, parameters: Parameters, work: torch.dtype, each: bool = False) -> Tensor:
+        """each: the first op sees one image at a time, or the part of it that it looks at."""
+        levels = images.dtype == torch.uint8 and not self.moves_only
         # autocast would run the matrix products of crop and blur in 16 bit
         with torch.autocast(images.device.type, enabled=False):
-            if self.moves_only or images.dtype != torch.uint8:
-                return self._apply(images.to(work), parameters).to(images.dtype)
-            return self._apply(images.to(work).div_(255), parameters).mul(255).round_().clamp_(0, 255).to(torch.uint8)
+            if each:
+                done = self._others(self._first_of_each(images, parameters, work), parameters)
+            else:
+                done = self._apply(as_floats(images, work), parameters)
+            return done.mul(255).round_().clamp_(0, 255).to(torch.uint8) if levels else done.to(images.dtype)
+
+    # A chain of ops, whose first one sees large images one by one, and a crop, which looks at a part of them, know better:
+
+    def _first_of_each(self, images: Tensor, parameters: Parameters, work: torch.dtype) -> Tensor:
+        """The first op of large images, which are as they were given; the result in `work`, levels of 0..255 as [0, 1]."""
+        rows = ({key: value[i : i + 1] for key, value in parameters.items()} for i in range(len(images)))
+        return torch.cat([self._apply(as_floats(image, work), row) for image, row in zip(torch.split(images, 1), rows, strict=True)])
+
+    def _others(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """The ops after the first one."""
+        return images
+
+    def _later_sizes(self, size: Size) -> list[Size]:
+        """Of the images that the first op and the others leave."""
+        return [self.output_size(size)]
 
     def _check(self, images: Tensor, parameters: Parameters) -> None:
         where = type(self).__name__
@@ -200,13 +217,18 @@ class Augmentation(Sampler[Tensor]):
         self.check(images.shape[1], (images.shape[2], images.shape[3]))
 
 
+def as_floats(images: Tensor, work: torch.dtype) -> Tensor:
+    """In `work`; levels of 0..255 as [0, 1] if that is another dtype."""
+    return images.to(work).div_(255) if images.dtype == torch.uint8 != work else images.to(work)
+
+
 def _blocks(batch: int, sample_bytes: int) -> Iterator[tuple[int, int]]:
     rows = max(1, _BLOCK_BYTES // max(1, sample_bytes))
     return ((start, min(start + rows, batch)) for start in range(0, batch, rows))
 
 
 def alone(images: Tensor) -> bool:
-    """True where every block of `apply` is one image, for its size, whatever the batch."""
+    """True where an op of `apply` works on one image at a time, for its size, whatever the batch."""
     return images[0].numel() * 4 > _BLOCK_BYTES // 2 and images.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -241,6 +263,17 @@ def choose(flag: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     bits = _BITS[no.itemsize]
     mask = flag.to(bits).neg_()  # all ones where chosen
     return ((yes.view(bits) ^ no.view(bits)) & mask).bitwise_xor_(no.view(bits)).view(no.dtype)
+
+
+def only(flag: Tensor, compute: Callable[[Tensor, Parameters], Tensor], images: Tensor, parameters: Parameters) -> Tensor:
+    """compute(images, parameters) where flag [batch] is set, images elsewhere. On a CPU nothing else is computed."""
+    if torch.compiler.is_compiling() or images.requires_grad or images.device.type != "cpu":
+        return choose(flag, compute(images, parameters), images)
+    rows = flag.nonzero()[:, 0]
+    if len(rows) in (0, len(flag)):
+        return compute(images, parameters) if len(rows) else images
+    done = compute(images.index_select(0, rows), {key: value[rows] for key, value in parameters.items()})
+    return images.index_copy(0, rows, done)
 
 
 def need_probability(where: str, **numbers: float) -> None:

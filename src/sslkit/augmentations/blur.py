@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
 
 _TILE = 32  # results of one matrix product along an axis: a band of 23 taps in a 224 x 224 matrix is nine tenths zeros
 
@@ -82,6 +82,9 @@ class GaussianBlur(Augmentation):
         return (height // 10 if self.kernel is None else self.kernel) // 2
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        return only(parameters["blurred"], self._blur, images, {"sigma": parameters["sigma"]})
+
+    def _blur(self, images: Tensor, parameters: Parameters) -> Tensor:
         radius = self._radius(images.shape[2])
         if radius == 0:
             return images
@@ -93,8 +96,7 @@ class GaussianBlur(Augmentation):
         band = torch.where(distance <= radius, (distance / sigma).square_().mul_(-0.5).exp_(), 0)  # [batch, tile + 2 r, tile]
         band = band / band.sum(dim=1, keepdim=True)
         blurred = _along_rows(images, band, radius).mT  # [batch, channels, width, height]
-        blurred = _along_rows(blurred, band, radius).mT
-        return choose(parameters["blurred"], blurred, images)
+        return _along_rows(blurred, band, radius).mT
 
 
 def _along_rows(images: Tensor, band: Tensor, radius: int) -> Tensor:

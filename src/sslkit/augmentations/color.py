@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability
+from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability, only
 
 _OPS = ("brightness", "contrast", "saturation", "hue")
 Range = float | tuple[float, float]
@@ -96,39 +96,48 @@ class ColorJitter(Augmentation):
         return bool(getattr(self, op) != ((0.0, 0.0) if op == "hue" else (1.0, 1.0)))
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        # The three operations other than hue, in their order, are three blends. Hue is costly and is done once: a
-        # sample's blends come before it, and are idle after it, or after it, and are idle before.
+        own = {key: parameters[key] for key in (*_OPS, "order")}
+        return self._jitter(images, own) if self.p == 1 else only(parameters["jittered"], self._jitter, images, own)
+
+    def _jitter(self, images: Tensor, parameters: Parameters) -> Tensor:
+        # The three operations other than hue, in their order, are three blends. Hue is costly and is done once, of all samples: a
+        # sample's blends come before it, or after it.
         is_hue = (parameters["order"] == 3).int()
         ops = parameters["order"].gather(1, is_hue.argsort(dim=1, stable=True))[:, :3]  # stable: the others stay in order
         ones = torch.ones_like(parameters["hue"])
         factors = torch.stack([parameters[op] if self._changes(op) else ones for op in _OPS[:3]], dim=1)
         factors = factors.to(images.dtype).gather(1, ops)  # [batch, 3], of first, second, third
-        out = images
+        hue, place = parameters["hue"].to(images.dtype), is_hue.argmax(dim=1)  # how many blends come before it
         if not self._changes("hue"):
-            out = self._blends(out, ops, factors)
-        else:
-            before = torch.arange(3, device=images.device) < is_hue.argmax(dim=1)[:, None]  # [batch, 3]
-            out = self._blends(out, ops, torch.where(before, factors, 1))
-            out = _shift_hue(out, parameters["hue"].to(images.dtype))
-            out = self._blends(out, ops, torch.where(before, 1, factors))
-        return out if self.p == 1 else choose(parameters["jittered"], out, images)
+            return self._blends(images, ops, factors)
+        if torch.compiler.is_compiling() or images.requires_grad or images.device.type != "cpu":
+            before = torch.arange(3, device=images.device) < place[:, None]  # [batch, 3]; idle blends on the other side
+            out = self._blends(images, ops, torch.where(before, factors, 1))
+            return self._blends(_shift_hue(out, hue), ops, torch.where(before, 1, factors))
+        rows = place.argsort(descending=True)  # those with a k-th blend before the hue come first, the others have it after
+        out, ops, factors = images.index_select(0, rows), ops[rows], factors[rows]
+        firsts = [int((place > k).sum()) for k in range(3)]
+        for k, first in enumerate(firsts):
+            self._blend(out[:first], ops[:first, k], factors[:first, k], out=out[:first])
+        out = _shift_hue(out, hue[rows])
+        for k, first in enumerate(firsts):
+            self._blend(out[first:], ops[first:, k], factors[first:, k], out=out[first:])
+        return out.index_select(0, rows.argsort())
 
     def _blends(self, images: Tensor, ops: Tensor, factors: Tensor) -> Tensor:
-        """Three times clamp(f x + (1 - f) reference), the reference being 0, the mean of grey, or grey: as ops [batch, 3] say."""
-        if not any(self._changes(op) for op in _OPS[:3]):
-            return images
-        needs_grey = self._changes("contrast") or self._changes("saturation")
-        scale, rest = factors[:, :, None, None], (1 - factors)[:, :, None, None]
-        of_mean, of_grey = (torch.where(ops[:, :, None, None] == op, rest, 0) for op in (1, 2))  # [batch, 3, 1, 1]
         for k in range(3):
-            f = scale[:, k, None]  # [batch, 1, 1, 1]
-            if needs_grey:
-                grey = _grey(images)  # [batch, height, width]
-                mean = grey.mean(dim=(1, 2), keepdim=True) * of_mean[:, k]
-                images = torch.addcmul(torch.addcmul(mean, grey, of_grey[:, k])[:, None], images, f).clamp_(0, 1)
-            else:
-                images = (images * f).clamp_(0, 1)
+            images = self._blend(images, ops[:, k], factors[:, k])
         return images
+
+    def _blend(self, images: Tensor, ops: Tensor, factors: Tensor, out: Tensor | None = None) -> Tensor:
+        """clamp(f x + (1 - f) reference), the reference being 0, the mean of grey, or grey, as ops [batch] say; may be written to `out`."""
+        f, op = factors[:, None, None], ops[:, None, None]  # [batch, 1, 1]
+        if not (self._changes("contrast") or self._changes("saturation")):
+            return torch.mul(images, f[:, None], out=out).clamp_(0, 1) if self._changes("brightness") else images
+        grey = _grey(images)  # [batch, height, width]
+        mean = grey.mean(dim=(1, 2), keepdim=True) * torch.where(op == 1, 1 - f, 0)
+        reference = torch.addcmul(mean, grey, torch.where(op == 2, 1 - f, 0))
+        return torch.addcmul(reference[:, None], images, f[:, None], out=out).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -170,7 +179,7 @@ class Grayscale(Augmentation):
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         if images.shape[1] == 1:
             return images
-        return choose(parameters["grey"], _grey(images)[:, None], images)
+        return only(parameters["grey"], lambda chosen, _: _grey(chosen)[:, None].expand_as(chosen), images, {})
 
 
 @dataclass(frozen=True)
@@ -213,8 +222,7 @@ class Solarize(Augmentation):
         return {"solarized": u[:, 0] < self.p}
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        bright = (images >= self.threshold) & parameters["solarized"][:, None, None, None]
-        return choose(bright, 1 - images, images)
+        return only(parameters["solarized"], lambda chosen, _: choose(chosen >= self.threshold, 1 - chosen, chosen), images, {})
 
 
 def _grey(images: Tensor) -> Tensor:

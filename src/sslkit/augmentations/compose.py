@@ -1,8 +1,10 @@
 """Augmentations one after the other."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
@@ -87,12 +89,18 @@ class Compose(Augmentation):
     def _parts(self) -> list[tuple[str, Augmentation]]:
         return [(f"{place}.{op.name}.", op) for place, op in enumerate(self.ops)]
 
-    def _part(self, image: Tensor, parameters: Parameters) -> tuple[Tensor, Parameters]:
+    def _first_of_each(self, images: Tensor, parameters: Parameters, work: torch.dtype) -> Tensor:
         prefix, op = self._parts()[0]
-        image, own = op._part(image, part(parameters, prefix))
-        return image, parameters | {prefix + key: value for key, value in own.items()}
+        return op._first_of_each(images, part(parameters, prefix), work)
 
-    def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        for prefix, op in self._parts():
+    def _others(self, images: Tensor, parameters: Parameters) -> Tensor:
+        for prefix, op in self._parts()[1:]:
             images = op._apply(images, part(parameters, prefix))
         return images
+
+    def _later_sizes(self, size: Size) -> list[Size]:
+        return list(accumulate(self.ops, lambda before, op: op.output_size(before), initial=size))[1:]
+
+    def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        prefix, op = self._parts()[0]
+        return self._others(op._apply(images, part(parameters, prefix)), parameters)

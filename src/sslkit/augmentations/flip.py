@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class HorizontalFlip(Augmentation):
         return {"flipped": u[:, 0] < self.p}
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        return choose(parameters["flipped"], images.flip(-1), images)
+        return only(parameters["flipped"], lambda chosen, _: chosen.flip(-1), images, {})
