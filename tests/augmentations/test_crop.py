@@ -178,9 +178,5 @@ def test_rounded_crops_of_large_levels_are_torchvisions(interpolation):
         pixels = [round(float(x) * side) for x, side in zip(box, (400, 380, 400, 380), strict=True)]
         assert torch.equal(got, F.resized_crop(image, *pixels, [31, 40], InterpolationMode[interpolation.upper()], antialias=True))
     through = {key: value * 0.9 + 0.0123 for key, value in drawn.items()}
-    for x, parameters in (
-        (images.float() / 255, drawn),
-        (images, through),
-        (images[:, :, :40, :38], drawn),
-    ):  # elsewhere it changes nothing
+    for x, parameters in ((images.float() / 255, drawn), (images, through), (images[:, :, :40, :38], drawn)):  # elsewhere no change
         assert torch.equal(crop.apply(x, parameters), plain.apply(x, parameters))
