@@ -9,6 +9,9 @@ python examples/dilo.py --saliency basnet --network runs/saliency      a network
 python examples/dilo.py --saliency cam --teacher runs/supervised       a trained ConvNet of supervised.py does; or --saliency gradient
 python examples/dilo.py --saliency maps.npy               maps of your own, uint8 [pictures, height, width]; or MODULE:FUNCTION of images
 torchrun --nproc-per-node 2 examples/dilo.py              as many processes as you have GPUs
+
+Expect with --data scenes:easy, 50 CPU seconds, mean of seeds 0, 1, 2, linear: before other backgrounds than those of the class 46.9 %,
+47.6 % with masks by MC, 36.3 % with --ratio 0, 16.0 % untrained; before those of the class 53.6, 55.0, 62.0 and 19.9 %.
 """
 
 import argparse

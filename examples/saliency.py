@@ -5,6 +5,8 @@ python examples/saliency.py                                  BASNet, 1.1 M param
 python examples/saliency.py --teacher runs/supervised        two columns more: class activation map and gradient of a classifier
 python examples/saliency.py --demo                           no training: eight pictures, their maps, and the objects on other backgrounds
 python examples/dilo.py --saliency basnet --network runs/saliency      DiLo with the masks of this network
+
+Expect with --size 64 --batch 16 --steps 120, 500 test pictures, seed 0: max F 0.922 of BASNet, 0.963 of MC, 0.950 of RBD, 0.814 of GS.
 """
 
 import argparse
