@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import need_positive, need_whole, wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
 from sslkit.augmentations.color import _grey
 
 
@@ -68,6 +68,10 @@ class RandomTexture(Augmentation):
         return {"textured": u[:, 0] < self.p, "amount": self.strength * u[:, 1], "texture": u[:, 2:]}
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        own = {key: parameters[key] for key in ("texture", "amount")}
+        return self._lay(images, own) if self.p == 1 else only(parameters["textured"], self._lay, images, own)
+
+    def _lay(self, images: Tensor, parameters: Parameters) -> Tensor:
         batch, _, height, width = images.shape
         drawn = self.textures(parameters["texture"], (height, width)).to(images.dtype)
         if drawn.ndim != 4 or drawn.shape[1] not in (1, 3) or (len(drawn), *drawn.shape[2:]) != (batch, height, width):
@@ -75,8 +79,7 @@ class RandomTexture(Augmentation):
                         mend="return one texture a row of u, of the size asked for")  # fmt: skip
         grey = _grey(drawn)[:, None]  # [batch, 1, height, width]
         amount = parameters["amount"].to(images.dtype)[:, None, None, None]
-        out = torch.addcmul(self._smooth(images), amount, grey - grey.mean(dim=(2, 3), keepdim=True)).clamp_(0, 1)
-        return out if self.p == 1 else choose(parameters["textured"], out, images)
+        return torch.addcmul(self._smooth(images), amount, grey - grey.mean(dim=(2, 3), keepdim=True)).clamp_(0, 1)
 
     def _smooth(self, images: Tensor) -> Tensor:
         """[batch, channels, height, width] -> the same without what is fine and faint."""
