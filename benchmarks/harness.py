@@ -99,7 +99,13 @@ class Report:
             peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
             lines.append(f"| {row.job} | {row.cpu_ms.median:.3g} | {row.wall_ms.median:.3g} | {1 / r.median:.2f} "
                          f"({1 / r.high:.2f}..{1 / r.low:.2f}) | {peak} |")  # fmt: skip
-        where = [self.machine.get("cpu"), f"{self.machine.get('threads')} thread(s)", f"torch {self.versions.get('torch')}"]
+        flags = self.machine.get("flags", ())
+        widest = next((name for name in ("avx512f", "avx2", "sve", "asimd") if name in flags), None)
+        where = [
+            " with ".join(filter(None, (self.machine.get("cpu"), widest))),
+            f"{self.machine.get('threads')} thread(s)",
+            f"torch {self.versions.get('torch')}",
+        ]
         notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
         return "\n".join([*lines, "", ", ".join(map(str, [*where, f"{self.rounds} rounds"])), *notes])
 
