@@ -4,8 +4,6 @@ torchvision draws once per call, so parameters per sample mean a call per sample
 parameters, so no agreement is checked here: tests/augmentations compares every operation with torchvision's at equal parameters.
 """
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.augmentations import simclr
 
 SMALL, LARGE = (0.4, 0.4, 0.4, 0.5), (0.8, 0.8, 0.8, 0.2)
@@ -57,16 +55,7 @@ def run(case: str, rounds: int = 5) -> Report:
     return replace(report, notes=(*rates, "parameters are drawn by each job for itself, so no agreement is checked"))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    for case in options.cases:
-        report = run(case, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(CASES), rounds=5)
 
 if __name__ == "__main__":
     main()

@@ -4,8 +4,7 @@ The peers are written here from their descriptions. DINO: a log-softmax and a pr
 DINOv2: the log-softmax of a view once, all pairs after. Sinkhorn: the matrix, divided by its row and column sums in turn (SwAV, DINOv2).
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.losses import DINOCenter, dino_loss, sinkhorn_knopp
 
 DIM, VIEWS, TEMPERATURE, TEACHER = 65536, 10, 0.1, 0.04
@@ -104,17 +103,7 @@ def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
                    notes=("shared machine; ratios are formed inside a round", "memory includes the result"))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(TITLES), rounds=7)
 
 if __name__ == "__main__":
     main()

@@ -5,15 +5,14 @@ positions are added to all, and the visible tokens are gathered by an index repe
 front. The images want no gradient, as in training.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.backbones import ViT
 from sslkit.maskers import RandomMasker, TokenMask
 
@@ -92,15 +91,7 @@ def run(rounds: int = 9, memory: bool = True) -> Report:
                    notes=("shared machine; ratios are formed inside a round", "memory includes the result and the gradients"))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    report = run(options.rounds)
-    print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, rounds=9)
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ inside a round, and the median over rounds is reported with its quartiles. CPU t
 shared machine, wall time is kept.
 """
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -17,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -165,6 +166,24 @@ def compare(name: str, jobs: Mapping[str, Call], *, rounds: int = 7, reference: 
         peak = transient_peak(peaks[job]) if peaks and job in peaks else None
         rows.append(Row(job, Quartiles.of(cpu[job]), Quartiles.of(wall[job]), *ratios, peak))
     return Report(name, title or name, reference, rounds, tuple(rows), notes, machine(), versions(*more))
+
+
+def command(description: str | None, run: Callable[..., Report], jobs: Sequence[Any] = (), *, rounds: int) -> Callable[..., None]:
+    """The command line of a file of jobs: main(argv) calls run(job, rounds) for each job asked for, or run(rounds), saves and prints."""
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        parser = argparse.ArgumentParser(description=description)
+        if jobs:
+            parser.add_argument("--jobs", nargs="+", type=type(jobs[0]), choices=jobs, default=list(jobs))
+        parser.add_argument("--rounds", type=int, default=rounds)
+        parser.add_argument("--threads", type=int, default=1)
+        options = parser.parse_args(argv)
+        torch.set_num_threads(options.threads)
+        for arguments in [(job,) for job in options.jobs] if jobs else [()]:
+            report = run(*arguments, options.rounds)
+            print(report, report.save(), sep="\n", end="\n\n")
+
+    return main
 
 
 def _ratio(mine: list[float], reference: list[float]) -> Quartiles:

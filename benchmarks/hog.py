@@ -8,10 +8,9 @@ a cell, a third of the numbers, and share the pixels out between cells and bins:
 Job `hidden` is the target of a step of MaskFeat: of 196 tokens the 78 that blocks hide, which the public layer picks out at the end.
 """
 
-import argparse
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.kernels import hog
 from sslkit.maskers import BlockwiseMasker
 
@@ -113,17 +112,7 @@ def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
                    more=("scikit-image", "opencv-python-headless"))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(BATCH), default=list(BATCH))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(BATCH), rounds=7)
 
 if __name__ == "__main__":
     main()

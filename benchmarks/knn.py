@@ -3,15 +3,13 @@
 Both peers are written here from their descriptions; all three get unit rows, and give the two best classes of every query.
 """
 
-import argparse
-from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.evaluation import knn_classify
 
 BANK, QUERIES, DIM, CLASSES, TEMPERATURE = 50_000, 2_000, 384, 1000, 0.07
@@ -78,17 +76,7 @@ def run(k: int = 20, rounds: int = 5, memory: bool = True) -> Report:
                    title=f"k-NN evaluation, bank {BANK} x {DIM}, {QUERIES} queries, {CLASSES} classes, k = {k}")  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--k", type=int, nargs="+", default=[20, 200])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for k in options.k:
-        report = run(k, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, (20, 200), rounds=5)
 
 if __name__ == "__main__":
     main()

@@ -3,15 +3,14 @@
 Table 1 (c) of MAE counts encoder and decoder: 3.3x for an encoder that sees a mask token in the place of every hidden patch.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.backbones import MAE, vit_base, vit_large
 from sslkit.losses import masked_mse
 from sslkit.maskers import RandomMasker
@@ -81,14 +80,7 @@ def run(rounds: int = 5) -> Report:
     return replace(report, notes=notes)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    report = run(options.rounds)
-    print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, rounds=5)
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,6 @@ Each form gives what its users work with: ours masks and ids. The random ones dr
 tokens must agree; the others draw for themselves, and their counts are compared.
 """
 
-import argparse
 import itertools
 import math
 import random
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.maskers import BlockwiseMasker, CubeMasker, Masker, MultiBlockMasker, RandomMasker
 
 IMAGE, CLIP = (14, 14), (8, 14, 14)
@@ -216,17 +215,7 @@ def run(job: str, rounds: int = 15) -> Report:
     return compare(f"masks_{job}", forms, rounds=rounds, reference=list(forms)[-1], agree=agree, title=title, notes=notes)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, JOBS, rounds=15)
 
 if __name__ == "__main__":
     main()

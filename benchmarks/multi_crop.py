@@ -4,7 +4,6 @@ Every job draws its own parameters, so no agreement is checked here: tests/augme
 equal parameters. Pictures are decoded before the clock starts; views are not normalised.
 """
 
-import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.augmentations import dino
 
 BLUR = (1.0, 0.1, 0.5)  # of the first global view, the second, the local ones
@@ -79,16 +78,7 @@ def run(case: str, rounds: int = 5) -> Report:
     return replace(report, notes=(*rates, "parameters are drawn by each job for itself, so no agreement is checked"))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    for case in options.cases:
-        report = run(case, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(CASES), rounds=5)
 
 if __name__ == "__main__":
     main()

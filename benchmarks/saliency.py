@@ -4,8 +4,6 @@ The peer of RBD is written here from the description in `robust_background_salie
 Cholesky factor; on equal superpixels it gives the same maps. Pictures are scikit-image's photographs, cropped and resized.
 """
 
-import argparse
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -16,7 +14,7 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.augmentations import CopyPaste
 from sslkit.saliency import robust_background_saliency, superpixels
 
@@ -149,16 +147,7 @@ def run(job: str, rounds: int) -> Report:
     return compare("copy_paste", jobs, rounds=rounds, title=TITLES[job])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(TITLES), rounds=7)
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,9 @@
 """What `Scenes` and `SceneVideos` need to draw a batch, on one thread; the tiles of the backgrounds are made before the clock starts."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
-
-from benchmarks.harness import Report, compare
+from benchmarks.harness import Report, command, compare
 from sslkit.datasets import Scenes, SceneVideos
 
 BATCH = {32: 256, 48: 256, 64: 256, 96: 256, 224: 64}
@@ -25,14 +21,7 @@ def run(rounds: int = 7) -> Report:
     return replace(report, notes=(*rates, "jobs differ on purpose, so no agreement is checked"))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    report = run(options.rounds)
-    print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, rounds=7)
 
 if __name__ == "__main__":
     main()

@@ -5,9 +5,8 @@ round and normalised at every call. MoCo: the queue is copied, all logits at onc
 stands before the clock starts.
 """
 
-import argparse
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit import _bank
 from sslkit.losses import info_nce
 from sslkit.modules import SupportSet
@@ -153,17 +152,7 @@ def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
                    more=("faiss-cpu",) if found else ())  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(TITLES), rounds=7)
 
 if __name__ == "__main__":
     main()

@@ -3,15 +3,13 @@
 A step: student and teacher forward, loss, backward, clipping, optimiser, centre, teacher. Views are made before the clock starts.
 """
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.backbones import ViT
 from sslkit.losses import DINOCenter, dino_loss
 from sslkit.modules import DINOHead, MomentumEncoder, encode_views
@@ -69,16 +67,7 @@ def run(table: str, rounds: int = 5, memory: bool = True) -> Report:
                                   "jobs differ on purpose, so no agreement is checked"))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    for table in options.tables:
-        report = run(table, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(TABLES), rounds=5)
 
 if __name__ == "__main__":
     main()

@@ -4,14 +4,13 @@ The peers are written here from their descriptions: an index repeated or expande
 that is joined to the visible ones and unshuffled, or written into by index; a blend by a float mask.
 """
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Call, Report, compare
+from benchmarks.harness import Call, Report, command, compare
 from sslkit.kernels import gather_tokens, replace_tokens, scatter_tokens
 
 BATCH, TOKENS, KEPT = 128, 196, 49
@@ -114,17 +113,7 @@ def run(job: str, rounds: int = 7, memory: bool = True) -> Report:
                    notes=("shared machine; ratios are formed inside a round", "memory includes the result and the gradients"))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for job in options.jobs:
-        report = run(job, options.rounds)
-        print(report, report.save(), sep="\n", end="\n\n")
-
+main = command(__doc__, run, list(JOBS), rounds=7)
 
 if __name__ == "__main__":
     main()

@@ -148,3 +148,22 @@ def test_discovery_finds_the_jobs_of_the_folder():
     jobs = entry.discover()
     assert "knn" in jobs
     assert not {"harness", "claims", "__main__"} & jobs.keys()
+
+
+def test_a_command_runs_the_jobs_that_are_asked_for(monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(harness.Report, "save", lambda self: tmp_path / f"{self.name}.json")
+    monkeypatch.setattr(harness.torch, "set_num_threads", lambda count: asked.append(count))
+
+    def run(*arguments):
+        asked.append(arguments)
+        return compare("once", {"job": lambda: 1}, rounds=1, agree=None)
+
+    main = harness.command("What it is.", run, ["small", "large"], rounds=3)
+    main([])
+    main(["--jobs", "large", "--rounds", "2", "--threads", "4"])
+    harness.command(None, run, rounds=5)([])
+    assert asked == [1, ("small", 3), ("large", 3), 4, ("large", 2), 1, (5,)]
+    assert "### once" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--jobs", "other"])
