@@ -11,8 +11,8 @@ python examples/looc.py --score runs/supervised                       Supervised
 torchrun --nproc-per-node 2 examples/looc.py                          as many processes as you have GPUs
 
 Expect of handwriting, 45 CPU seconds, mean of seeds 0, 1, 2, linear probes of class and quarter turn: 95.2 and 84.5 %; MoCo 98.3 and 82.3,
-MoCo + Rotation 92.0 and 78.5, with the same turn 96.2 and 83.1, the random network 96.2 and 80.0 %. On the generated pictures (--data scenes
---steps 600 --batch 128, 150 CPU seconds) the class goes from 12.3 to 16.8 %, MoCo + Rotation's to 14.4 %, and no head learns the turn.
+MoCo + Rotation 92.0 and 78.5, with the same turn 96.2 and 83.1, the random network 96.2 and 80.0 %. Of the generated pictures (--data
+scenes --steps 600 --batch 128, 150 CPU seconds) the class goes from 12.3 to 16.8 %, MoCo + Rotation's to 14.4 %; no head learns the turn.
 """
 
 import argparse
