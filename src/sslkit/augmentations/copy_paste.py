@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sslkit._checks import bind_axes, need_positive, need_whole, wrong
-from sslkit.augmentations._base import Parameters, Size, _blocks, choose, need_images, need_probability
+from sslkit.augmentations._base import Parameters, Size, _blocks, choose, need_images, need_probability, only
 from sslkit.counter import uniforms
 
 Blend = Literal["none", "gaussian", "mix"]
@@ -101,7 +101,7 @@ class CopyPaste:
         front = _floats(images)
         mask = _floats(saliency).to(front.dtype)
         if self.blend != "none":
-            mask = choose(parameters["blurred"], self._blurred(mask), mask)
+            mask = only(parameters["blurred"], lambda chosen, _: self._blurred(chosen), mask, {})
         mask = choose(parameters["pasted"], mask, torch.ones_like(mask))  # at 1, the image to the bit
         u = parameters["background"]
         if self.backgrounds == "grayscale":
