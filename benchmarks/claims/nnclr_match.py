@@ -56,7 +56,7 @@ def plot(courses: Mapping[str, Sequence[Mapping[str, float]]], runs: Sequence[Ma
         right.scatter([100 * m["match"] for m in own], [m["few_shot_after"] for m in own], color=f"C{i % 10}", marker="osD^"[i // 10 % 4],
                       label=arm, alpha=0.8)  # fmt: skip
     right.set(title="digits, the end of each run", ylabel=score["digits"][1])
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in (*left, right):
         axes.set_xlabel("neighbours of the picture's class, %")
         axes.grid(alpha=0.3)

@@ -35,6 +35,11 @@ def row(standing: Standing) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
+def title(name: str) -> str:
+    """The heading of a family."""
+    return TITLES.get(name, name)
+
+
 def family(standing: Standing) -> str:
     """What a claim is listed with, and the name of its picture: the first word of its file of results."""
     return re.split("[-_]", standing.claim.log or standing.claim.name)[0]
@@ -50,7 +55,7 @@ def families(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
 
 def block(standing: Standing) -> str:
     """The verdict, or that there is none yet."""
-    return standing.judgement.verdict if standing.judgement.differences else "not run on both sides yet"
+    return standing.judgement.verdict if standing.judgement.differences else ORDER[-1]
 
 
 def table(standings: Sequence[Standing]) -> str:
@@ -64,11 +69,11 @@ def table(standings: Sequence[Standing]) -> str:
     ]  # fmt: skip
     for name, own in families(standings).items():
         counts = [sum(block(s) == verdict for s in own) for verdict in ORDER]
-        lines.append(f"| [{TITLES.get(name, name)}](#{slug(name)}) | " + " | ".join(map(str, counts)) + " |")
+        lines.append(f"| [{title(name)}](#{slug(name)}) | " + " | ".join(map(str, counts)) + " |")
     for name, own in families(standings).items():
-        lines += ["", f"## {TITLES.get(name, name)}", ""]
+        lines += ["", f"## {title(name)}", ""]
         if any(s.judgement.differences for s in own):
-            lines += [f"![Paired differences of {TITLES.get(name, name)}](claims/{name}.png)", ""]
+            lines += [f"![Paired differences of {title(name)}](claims/{name}.png)", ""]
         lines += [*HEAD, *map(row, own)]
         notes = [f"- {s.claim.name}: {s.claim.note}" for s in own if s.claim.note]
         notes += [f"- {s.claim.name}: without a partner of the same seed: {', '.join(s.unpaired)}." for s in own if s.unpaired]
@@ -78,7 +83,7 @@ def table(standings: Sequence[Standing]) -> str:
 
 def slug(name: str) -> str:
     """The anchor of a family's heading."""
-    return re.sub("[^a-z0-9]+", "-", TITLES.get(name, name).lower()).strip("-")
+    return re.sub("[^a-z0-9]+", "-", title(name).lower()).strip("-")
 
 
 def write_table(standings: Sequence[Standing], path: Path) -> Path:

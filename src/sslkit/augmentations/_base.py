@@ -9,7 +9,7 @@ map, another size, another view.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -24,7 +24,6 @@ Result = TypeVar("Result")  # of applying: images, or a list of views
 
 # Samples are worked on in blocks of about this many bytes of float32, so that a chain of ops stays in the processor's
 # cache and no block is all overhead. Measured: 2 to 8 MiB are alike, a quarter MiB costs about twice the time.
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BLOCK_BYTES = 2 * 2**20
 
 
@@ -251,29 +250,6 @@ def need_images(where: str, images: Tensor) -> None:
             mend="convert to uint8, or to float and scale to [0, 1]",
             kind=TypeError,
         )
-
-
-def choose(flag: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """torch.where(flag, yes, no), one dtype; flag bool, [batch] or [batch, channels, height, width]."""
-    flag = flag if flag.ndim == 4 else flag[:, None, None, None]
-    plain = torch.compiler.is_compiling() or yes.requires_grad or no.requires_grad or no.device.type != "cpu"
-    if plain or no.itemsize not in _BITS:
-        return torch.where(flag, yes, no)
-    # where is not vectorised on a CPU: the same choice on the bits, several times as fast, also right for nan and inf
-    bits = _BITS[no.itemsize]
-    mask = flag.to(bits).neg_()  # all ones where chosen
-    return ((yes.view(bits) ^ no.view(bits)) & mask).bitwise_xor_(no.view(bits)).view(no.dtype)
-
-
-def only(flag: Tensor, compute: Callable[[Tensor, Parameters], Tensor], images: Tensor, parameters: Parameters) -> Tensor:
-    """compute(images, parameters) where flag [batch] is set, images elsewhere. On a CPU nothing else is computed."""
-    if torch.compiler.is_compiling() or images.requires_grad or images.device.type != "cpu":
-        return choose(flag, compute(images, parameters), images)
-    rows = flag.nonzero()[:, 0]
-    if len(rows) in (0, len(flag)):
-        return compute(images, parameters) if len(rows) else images
-    done = compute(images.index_select(0, rows), {key: value[rows] for key, value in parameters.items()})
-    return images.index_copy(0, rows, done)
 
 
 def need_probability(where: str, **numbers: float) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
+from sslkit.augmentations._choose import only
 
 _TILE = 32  # results of one matrix product along an axis: a band of 23 taps in a 224 x 224 matrix is nine tenths zeros
 
@@ -82,12 +83,12 @@ class GaussianBlur(Augmentation):
         return (height // 10 if self.kernel is None else self.kernel) // 2
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        if self._radius(images.shape[2]) == 0:
+            return images
         return only(parameters["blurred"], self._blur, images, {"sigma": parameters["sigma"]})
 
     def _blur(self, images: Tensor, parameters: Parameters) -> Tensor:
         radius = self._radius(images.shape[2])
-        if radius == 0:
-            return images
         tile = min(_TILE, max(images.shape[2:]))
         # out = in @ band, a matrix of Toeplitz form: the same for every tile of the padded picture
         place = torch.arange(tile + 2 * radius, device=images.device)

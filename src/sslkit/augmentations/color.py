@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose, need_probability, only
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
+from sslkit.augmentations._choose import choose, eager_cpu, only
 
 _OPS = ("brightness", "contrast", "saturation", "hue")
 Range = float | tuple[float, float]
@@ -107,10 +108,10 @@ class ColorJitter(Augmentation):
         ones = torch.ones_like(parameters["hue"])
         factors = torch.stack([parameters[op] if self._changes(op) else ones for op in _OPS[:3]], dim=1)
         factors = factors.to(images.dtype).gather(1, ops)  # [batch, 3], of first, second, third
-        hue, place = parameters["hue"].to(images.dtype), is_hue.argmax(dim=1)  # how many blends come before it
         if not self._changes("hue"):
             return self._blends(images, ops, factors)
-        if torch.compiler.is_compiling() or images.requires_grad or images.device.type != "cpu":
+        hue, place = parameters["hue"].to(images.dtype), is_hue.argmax(dim=1)  # how many blends come before it
+        if not eager_cpu(images):
             before = torch.arange(3, device=images.device) < place[:, None]  # [batch, 3]; idle blends on the other side
             out = self._blends(images, ops, torch.where(before, factors, 1))
             return self._blends(_shift_hue(out, hue), ops, torch.where(before, 1, factors))

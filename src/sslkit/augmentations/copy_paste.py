@@ -10,7 +10,8 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sslkit._checks import bind_axes, need_positive, need_whole, wrong
-from sslkit.augmentations._base import Parameters, Size, _blocks, choose, need_images, need_probability, only
+from sslkit.augmentations._base import Parameters, Size, _blocks, as_floats, need_images, need_probability
+from sslkit.augmentations._choose import choose, only
 from sslkit.counter import uniforms
 
 Blend = Literal["none", "gaussian", "mix"]
@@ -98,8 +99,8 @@ class CopyPaste:
         return out
 
     def _blend(self, images: Tensor, saliency: Tensor, parameters: Parameters, out: Tensor) -> None:
-        front = _floats(images)
-        mask = _floats(saliency).to(front.dtype)
+        front, mask = (as_floats(x, torch.promote_types(x.dtype, torch.float32)) for x in (images, saliency))
+        mask = mask.to(front.dtype)
         if self.blend != "none":
             mask = only(parameters["blurred"], lambda chosen, _: self._blurred(chosen), mask, {})
         mask = choose(parameters["pasted"], mask, torch.ones_like(mask))  # at 1, the image to the bit
@@ -130,11 +131,6 @@ class CopyPaste:
         with torch.autocast(mask.device.type, enabled=False):
             out: Tensor = gaussian_blur(mask, [2 * radius + 1] * 2, [self.sigma] * 2) if radius else mask
         return out
-
-
-def _floats(images: Tensor) -> Tensor:
-    """In [0, 1], float32 or wider."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 class ImageBackgrounds(nn.Module):

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
+from sslkit.augmentations._choose import only
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         return tuple(f"view{v}.{key}" for v in range(self.views) for key in self._one.keys)
 
     def parameters(self, u: Tensor, size: Size) -> Parameters:
-        slots, drawn = self._one.slots, {}
+        slots, turns, drawn = self._one.slots, self._turns, {}
         own = [self._one.parameters(u[:, v * slots : (v + 1) * slots], size) for v in range(self.views)]
         for v, values in enumerate(own):
             copied = self._copied(v)
@@ -83,8 +83,8 @@ class LeaveOneOut(Sampler[list[Tensor]]):
                 place = int(key.split(".")[0])
                 if v > 0 and place in copied:
                     value = own[0][key]
-                elif v > 0 and place in self._turns:
-                    op, slot = self._turns[place]
+                elif v > 0 and place in turns:
+                    op, slot = turns[place]
                     value = op.others(u[:, v * slots + slot], own[0][key])
                 drawn[f"view{v}.{key}"] = value
         return drawn

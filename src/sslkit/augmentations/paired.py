@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size, need_images
+from sslkit.augmentations._base import Augmentation, Parameters, Sampler, Size, as_floats, need_images
 from sslkit.augmentations.compose import part
 from sslkit.augmentations.crop import RandomResizedCrop
 
@@ -70,6 +70,6 @@ class PairedCrop(Sampler[list[Tensor]]):
         need_images("PairedCrop", images)
         # one rounding at the end, where Pillow has one after every step
         levels, wide = images.dtype == torch.uint8, torch.promote_types(images.dtype, torch.float32)
-        x = self.before.apply(images.float() / 255 if levels else images.to(wide), part(parameters, "before."))
+        x = self.before.apply(as_floats(images, wide), part(parameters, "before."))
         views = [crop.apply(x, parameters) for crop in self.crops]
         return [view.mul(255).round_().to(torch.uint8) if levels else view.to(images.dtype) for view in views]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, choose
+from sslkit.augmentations._base import Augmentation, Parameters, Size
+from sslkit.augmentations._choose import choose
 
 
 @dataclass(frozen=True)

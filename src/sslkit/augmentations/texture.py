@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import need_positive, need_whole, wrong
-from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability, only
+from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
+from sslkit.augmentations._choose import only
 from sslkit.augmentations.color import _grey
 
 

@@ -26,7 +26,7 @@ def superpixels(images: Tensor, *, count: int = 200, compactness: float = 20.0, 
         count: cells, about.
         compactness: of Lab units against pixels; larger: squarer regions.
         iterations: rounds, 1 or more.
-        stride: all rounds but the last, which labels, see one row and one column in so many; 2 takes about a third of the time.
+        stride: all rounds but the last, which labels, see one row and one column in so many; 2 takes about two thirds of the time.
 
     Returns:
         int64 [batch, height, width], labels from 0 to rows * columns - 1, row by row in the grid; one may have no pixel.
