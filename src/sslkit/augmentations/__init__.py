@@ -3,7 +3,9 @@ parameters)`."""
 
 from sslkit.augmentations._base import Augmentation
 from sslkit.augmentations.blur import GaussianBlur
-from sslkit.augmentations.color import ColorJitter, Grayscale, Solarize
+from sslkit.augmentations.color_jitter import ColorJitter
+from sslkit.augmentations.grayscale import Grayscale
+from sslkit.augmentations.solarize import Solarize
 from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.copy_paste import CopyPaste, ImageBackgrounds
 from sslkit.augmentations.crop import RandomResizedCrop

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation
 from sslkit.augmentations.blur import GaussianBlur
-from sslkit.augmentations.color import ColorJitter, Grayscale, Solarize
+from sslkit.augmentations.color_jitter import ColorJitter
+from sslkit.augmentations.grayscale import Grayscale
+from sslkit.augmentations.solarize import Solarize
 from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.crop import Interpolation, RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip

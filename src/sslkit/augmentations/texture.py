@@ -10,7 +10,7 @@ from torch import Tensor
 from sslkit._checks import need_positive, need_whole, wrong
 from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
 from sslkit.augmentations._choose import only
-from sslkit.augmentations.color import _grey
+from sslkit.augmentations.grayscale import luma
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RandomTexture(Augmentation):
         if drawn.ndim != 4 or drawn.shape[1] not in (1, 3) or (len(drawn), *drawn.shape[2:]) != (batch, height, width):
             raise wrong("RandomTexture", given=f"textures {list(drawn.shape)}", expected=f"[{batch}, 1 or 3, {height}, {width}]",
                         mend="return one texture a row of u, of the size asked for")  # fmt: skip
-        grey = _grey(drawn)[:, None]  # [batch, 1, height, width]
+        grey = luma(drawn)[:, None]  # [batch, 1, height, width]
         amount = parameters["amount"].to(images.dtype)[:, None, None, None]
         return torch.addcmul(self._smooth(images), amount, grey - grey.mean(dim=(2, 3), keepdim=True)).clamp_(0, 1)
 

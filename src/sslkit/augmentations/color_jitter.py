@@ -1,4 +1,4 @@
-"""Colour: jitter with an order per sample, grey, solarisation."""
+"""Colour jitter: brightness, contrast, saturation and hue, in an order per sample."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation, Parameters, Size, need_probability
-from sslkit.augmentations._choose import choose, eager_cpu, only
+from sslkit.augmentations._choose import eager_cpu, only
+from sslkit.augmentations.grayscale import luma
 
 _OPS = ("brightness", "contrast", "saturation", "hue")
 Range = float | tuple[float, float]
@@ -135,103 +136,10 @@ class ColorJitter(Augmentation):
         f, op = factors[:, None, None], ops[:, None, None]  # [batch, 1, 1]
         if not (self._changes("contrast") or self._changes("saturation")):
             return torch.mul(images, f[:, None], out=out).clamp_(0, 1) if self._changes("brightness") else images
-        grey = _grey(images)  # [batch, height, width]
+        grey = luma(images)  # [batch, height, width]
         mean = grey.mean(dim=(1, 2), keepdim=True) * torch.where(op == 1, 1 - f, 0)
         reference = torch.addcmul(mean, grey, torch.where(op == 2, 1 - f, 0))
         return torch.addcmul(reference[:, None], images, f[:, None], out=out).clamp_(0, 1)
-
-
-@dataclass(frozen=True)
-class Grayscale(Augmentation):
-    """Replaces all three channels by 0.2989 r + 0.587 g + 0.114 b with probability p. Images of one channel are grey already.
-
-    Parameters: grey [batch] bool.
-
-    Raises:
-        ValueError: p is outside [0, 1], or images have neither 1 nor 3 channels.
-    """
-
-    p: float = 0.2
-    name: ClassVar[str] = "grayscale"
-
-    def __post_init__(self) -> None:
-        need_probability("Grayscale", p=self.p)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return ("grey",)
-
-    @property
-    def slots(self) -> int:
-        return 1
-
-    def parameters(self, u: Tensor, size: Size) -> Parameters:
-        return {"grey": u[:, 0] < self.p}
-
-    def check(self, channels: int, size: Size) -> None:
-        if channels not in (1, 3):
-            raise wrong(
-                "Grayscale",
-                given=f"images with {channels} channels",
-                expected="3 (red, green, blue), or 1",
-                mend="leave Grayscale out",
-            )
-
-    def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        if images.shape[1] == 1:
-            return images
-        return only(parameters["grey"], lambda chosen, _: _grey(chosen)[:, None].expand_as(chosen), images, {})
-
-
-@dataclass(frozen=True)
-class Solarize(Augmentation):
-    """Inverts the bright values with probability p: v >= threshold becomes 1 - v.
-
-    Threshold 1/2 is Pillow's 128: of uint8, 128 is inverted and 127 is not.
-
-    Parameters: solarized [batch] bool.
-
-    Raises:
-        ValueError: p or threshold is outside [0, 1].
-
-    Source: Grill et al. 2020, "Bootstrap Your Own Latent", app. B.
-    """
-
-    p: float = 0.2
-    threshold: float = 0.5
-    name: ClassVar[str] = "solarize"
-
-    def __post_init__(self) -> None:
-        need_probability("Solarize", p=self.p)
-        if not 0 <= self.threshold <= 1:
-            raise wrong(
-                "Solarize",
-                given=f"threshold={self.threshold}",
-                expected="a value in [0, 1]",
-                mend="divide a threshold of 0..255 by 255",
-            )
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return ("solarized",)
-
-    @property
-    def slots(self) -> int:
-        return 1
-
-    def parameters(self, u: Tensor, size: Size) -> Parameters:
-        return {"solarized": u[:, 0] < self.p}
-
-    def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        return only(parameters["solarized"], lambda chosen, _: choose(chosen >= self.threshold, 1 - chosen, chosen), images, {})
-
-
-def _grey(images: Tensor) -> Tensor:
-    """[batch, channels, height, width] -> [batch, height, width], fresh memory."""
-    if images.shape[1] != 3:
-        return images.mean(dim=1)
-    red, green, blue = images.unbind(dim=1)
-    return torch.mul(red, 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
