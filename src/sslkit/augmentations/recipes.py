@@ -6,13 +6,13 @@ from sslkit._checks import wrong
 from sslkit.augmentations._base import Augmentation
 from sslkit.augmentations.blur import GaussianBlur
 from sslkit.augmentations.color_jitter import ColorJitter
-from sslkit.augmentations.grayscale import Grayscale
-from sslkit.augmentations.solarize import Solarize
 from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.crop import Interpolation, RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
+from sslkit.augmentations.grayscale import Grayscale
 from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.paired import PairedCrop
+from sslkit.augmentations.solarize import Solarize
 
 
 def _view(*ops: Augmentation) -> Compose:
