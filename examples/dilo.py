@@ -126,7 +126,8 @@ class Banked(nn.Module):
         shared = {"method": options.base, "negatives": options.negatives, "seed": options.seed}
         own = argparse.Namespace(**shared, hidden=256, dim=64, prototypes=0, queue=0)
         self.backbone, self.student = backbone, Student(own, backbone)
-        self.state = State(own, self.student, pictures)
+        self.state = State(own, self.student, len(pictures))
+        self.state.start(self.student, pictures)
 
     def loss(self, network, x1, x2, draw, group):
         self.seen, out = network([x1])
@@ -186,7 +187,7 @@ def main(arguments=None):
         data, truth, scenes, families, swapped = load(options)
         maps = maps_of(options.saliency, data.train, truth, options.network, options.teacher)
         paste = paste_of(options, scenes, data.train, maps)
-        base = base_of(options, len(data.train)).to(device)
+        base = base_of(options, data.train).to(device)
         measure = {"data": data, "families": families, "swapped": swapped, "device": device}
         controls = measured(base.backbone, **measure)
         train(options, run, data, maps, base, paste, group, device)

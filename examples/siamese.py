@@ -13,6 +13,7 @@ torchrun --nproc-per-node 2 examples/siamese.py    as many processes as you have
 """
 
 import argparse
+import copy
 
 import torch
 from kornia.color import rgb_to_lab
@@ -191,8 +192,18 @@ class State(nn.Module):
             total = total + global_mean(loss, row_count(len(similarity), group), group)
         return total
 
+    @torch.no_grad()
+    def start(self, student, pictures):
+        """The banks' first rows: the untrained network's. Random ones, which it would have to chase, leave it no better than chance."""
+        if len(self.banks):
+            untrained = copy.deepcopy(student)  # the student's own BatchNorm does not move
+            for ids in torch.arange(len(pictures)).chunk(-(-len(pictures) // 512)):
+                z, _ = untrained([floats(pictures[ids]).to(self.normalizer.device)])
+                for k, bank in enumerate(self.banks):
+                    bank.rows[ids] = functional.normalize(z[k % len(z)], dim=1)
+
     def begin_epoch(self):
-        """DeepCluster's clusters, of last epoch's embeddings; of random ones in the first, which teach nothing yet."""
+        """DeepCluster's clusters, of last epoch's embeddings."""
         for head, bank in enumerate(self.banks if self.options.method == "deepcluster" else ()):
             start = bank.rows[torch.randperm(len(bank.rows), generator=torch.Generator().manual_seed(head))[: self.options.prototypes]]
             found = spherical_kmeans(bank.rows, start)  # every process has all rows
@@ -220,7 +231,9 @@ def build(options, data, device):
     else:
         backbone = convnet_small(channels)
     student = Student(options, backbone).to(device, memory_format=torch.channels_last)
-    return student, State(options, student, len(data.train)).to(device)
+    state = State(options, student, len(data.train)).to(device)
+    state.start(student, data.train)
+    return student, state
 
 
 def train(options, run, data, student, state, group, device):
