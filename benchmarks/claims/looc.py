@@ -50,7 +50,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-# What else was tried for the quarter turn on generated pictures, seed 0, one run each, linear probes: class, turn.
+# What else was tried for the quarter turn, on generated pictures and on handwriting: seed 0, one run each, linear probes: class, turn.
 SEARCH = ("scenes:easy, 600 steps of 128, --distinct: class 26.1, turn 29.0, of the random network 20.3, 32.2; handwriting, 400 steps, "
           "--distinct: class 96.4, turn 82.4, without it 96.4, 84.8, MoCo + Rotation 91.0, 81.2")  # fmt: skip
 

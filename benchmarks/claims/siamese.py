@@ -18,7 +18,7 @@ PAPERS = {
 def arms(method: str) -> dict[str, dict[str, object]]:
     """The method, and its network without training. CMC has two networks, and so an untrained pair of its own."""
     settings = {**BASELINES, "example": "siamese", "method": method}
-    untrained = {"untrained pair": {**settings, "steps": 1, "lr": 0.0}} if method == "cmc" else {"untrained": ARMS["untrained"]}
+    untrained = {"untrained pair": {**settings, "steps": 1, "before": True}} if method == "cmc" else {"untrained": ARMS["untrained"]}
     return {PAPERS[method][0]: settings, **untrained}
 
 
