@@ -25,6 +25,18 @@ def test_every_method_learns_from_its_own_loss(method, tmp_path, capsys):
     assert f"{method}, 40 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["instdist", "cmc", "deepcluster"])
+def test_banks_begin_with_what_the_untrained_network_says(method):
+    data = common.load_data("digits", 16)
+    student, state = siamese.build(siamese.parse([*SMALL, "--method", method]), data, "cpu")
+    assert all(not tensor.any() for name, tensor in student.named_buffers() if name.endswith(("running_mean", "num_batches_tracked")))
+    first = len(state.banks[0].rows) // 3 + 1  # of three parts, each a batch to BatchNorm
+    with torch.no_grad():
+        z, _ = student([common.floats(data.train[:first])])
+    for k, bank in enumerate(state.banks):
+        torch.testing.assert_close(bank.rows[:first], torch.nn.functional.normalize(z[k if method == "cmc" else 0], dim=1))
+
+
 @pytest.mark.parametrize("method", ["byol", "swav", "deepcluster", "cmc"])
 def test_a_killed_run_resumes_to_the_same_bits(method, tmp_path):
     """With everything that a method remembers: teacher, queue and prototypes, clusters, banks."""
