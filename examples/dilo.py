@@ -126,8 +126,7 @@ class Banked(nn.Module):
         shared = {"method": options.base, "negatives": options.negatives, "seed": options.seed}
         own = argparse.Namespace(**shared, hidden=256, dim=64, prototypes=0, queue=0)
         self.backbone, self.student = backbone, Student(own, backbone)
-        self.state = State(own, self.student, len(pictures))
-        self.state.start(self.student, pictures)
+        self.state = State(own, self.student, pictures)
 
     def loss(self, network, x1, x2, draw, group):
         self.seen, out = network([x1])

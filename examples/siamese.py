@@ -148,17 +148,29 @@ class State(nn.Module):
     """What a method remembers from step to step, beside its student; every tensor here is in the checkpoint."""
 
     def __init__(self, options, student, pictures):
+        """pictures: all of training, [pictures, channels, height, width]."""
         super().__init__()
         generator = torch.Generator().manual_seed(options.seed)
         self.options, banks = options, {"instdist": 1, "cmc": 2, "deepcluster": 2}.get(options.method, 0)
         self.teacher = MomentumEncoder(Teacher(student), buffers="own") if options.method == "byol" else None
         momentum = 0.0 if options.method == "deepcluster" else 0.5
-        self.banks = nn.ModuleList(MemoryBank(pictures, options.dim, momentum=momentum, generator=generator) for _ in range(banks))
+        self.banks = nn.ModuleList(MemoryBank(len(pictures), options.dim, momentum=momentum, generator=generator) for _ in range(banks))
         self.register_buffer("normalizer", torch.zeros(banks))  # of NCE, from the first step
         self.register_buffer("queue", torch.zeros(options.queue, 2, options.dim))  # newest first, of all processes
         clustered = options.method == "deepcluster"
         self.register_buffer("centroids", torch.zeros(2, options.prototypes if clustered else 0, options.dim))
-        self.register_buffer("assignments", torch.full((2, pictures if clustered else 0), -1))
+        self.register_buffer("assignments", torch.full((2, len(pictures) if clustered else 0), -1))
+        if banks:
+            self.fill_banks(student, pictures)
+
+    @torch.no_grad()
+    def fill_banks(self, student, pictures):
+        """The first rows: the untrained network's. Random ones, which it would have to chase, leave it no better than chance."""
+        untrained, device = copy.deepcopy(student), next(student.parameters()).device  # the student's own BatchNorm does not move
+        for ids in torch.arange(len(pictures)).chunk(-(-len(pictures) // 512)):
+            z, _ = untrained([floats(pictures[ids]).to(device)])
+            for k, bank in enumerate(self.banks):
+                bank.rows[ids] = functional.normalize(z[k % len(z)], dim=1).to(bank.rows.device)
 
     def loss(self, student, views, z, out, draw, group):
         options, indices = self.options, draw["indices"]
@@ -192,16 +204,6 @@ class State(nn.Module):
             total = total + global_mean(loss, row_count(len(similarity), group), group)
         return total
 
-    @torch.no_grad()
-    def start(self, student, pictures):
-        """The banks' first rows: the untrained network's. Random ones, which it would have to chase, leave it no better than chance."""
-        if len(self.banks):
-            untrained = copy.deepcopy(student)  # the student's own BatchNorm does not move
-            for ids in torch.arange(len(pictures)).chunk(-(-len(pictures) // 512)):
-                z, _ = untrained([floats(pictures[ids]).to(self.normalizer.device)])
-                for k, bank in enumerate(self.banks):
-                    bank.rows[ids] = functional.normalize(z[k % len(z)], dim=1)
-
     def begin_epoch(self):
         """DeepCluster's clusters, of last epoch's embeddings."""
         for head, bank in enumerate(self.banks if self.options.method == "deepcluster" else ()):
@@ -231,9 +233,7 @@ def build(options, data, device):
     else:
         backbone = convnet_small(channels)
     student = Student(options, backbone).to(device, memory_format=torch.channels_last)
-    state = State(options, student, len(data.train)).to(device)
-    state.start(student, data.train)
-    return student, state
+    return student, State(options, student, data.train).to(device)
 
 
 def train(options, run, data, student, state, group, device):
