@@ -78,7 +78,10 @@ def parse(arguments=None):
 
 
 def load_clips(options):
-    """Data of clips [n, 3, time, size, size] uint8 labelled by their motion, and the labels of their shapes (probe, test) or None."""
+    """Data of clips [n, 3, time, size, size] uint8 labelled by their motion, and the labels of their shapes (probe, test) or None.
+
+    All are kept in memory, of files the middle of each; a `DataLoader` of `ClipFolder` draws others every epoch.
+    """
     kind, _, rest = options.data.partition(":")
     if kind == "scenes" and rest in ("", "easy", "tiny"):
         sets = [SceneVideos(split, options.size, options.frames, preset=rest or "default") for split in ("train", "probe", "test")]
@@ -100,7 +103,11 @@ def load_clips(options):
                     mend="pass videos of enough frames, or smaller --frames and --frame-stride")  # fmt: skip
     order = permutation(len(batch.clips), seed=0, epoch=0)
     held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
-    labels = batch.labels if folder.classes and (batch.labels >= 0).all() else None
+    loose = [folder.paths[i] for i, label in zip(batch.indices.tolist(), batch.labels.tolist(), strict=True) if label < 0]
+    if folder.classes and loose:
+        raise wrong("--data", given=f"{len(loose)} videos outside the class folders, first {loose[0]}",
+                    expected="all or none in subfolders", mend="move them into the folder of their class, or elsewhere")  # fmt: skip
+    labels = batch.labels if folder.classes else None
     train, test = ((batch.clips[ids], None if labels is None else labels[ids]) for ids in (kept, held))
     return Data(train[0], train[0], test[0], train[1], train[1], test[1]), None
 
@@ -152,6 +159,9 @@ def build(options, device):
     if options.patch % 2 or (options.backbone == "mvit" and options.patch != 16):
         raise wrong("--patch", given=f"{options.patch} with --backbone {options.backbone}", expected="16 for mvit, else an even number",
                     mend="pass --patch 16")  # fmt: skip
+    if options.mask == "frame" and not round(options.ratio * options.frames / TUBELET):
+        raise wrong("--ratio", given=f"{options.ratio} of {options.frames // TUBELET} time steps", expected="at least one of them",
+                    mend="pass --ratio 0.4")  # fmt: skip
     torch.manual_seed(options.seed)
     if options.backbone == "mvit":
         encoder = adapt(maskfeat_mvit(options.size, options.frames, dim=options.dim // 4, stages=(1, 1, 2, 1)))

@@ -89,9 +89,14 @@ def test_wrong_input():
         ((96, 5), {}, "frames=6"),
         ((96, 4), {"stages": (1, 0)}, "got stage1=0; expected a whole stage1 from 1 on"),
         ((96, 4), {"dim": 0}, "got dim=0"),
+        ((96, 4), {"stages": (1,)}, r"got stages=\(1,\); expected blocks of two stages or more"),
     ]:
         with pytest.raises(ValueError, match=message):
             maskfeat_mvit(*arguments, **options)
+    encoder = tiny()
+    for shape in ((3, 64, 64), (4, 61, 64), (4, 64, 80)):  # of these the stem makes the grid of (4, 64, 64), or another one
+        with pytest.raises(ValueError, match=r"for a MViT; expected \(4, 64, 64\): its positions are tables for a grid \(2, 16, 16\)"):
+            encoder(torch.zeros(1, 3, *shape))
 
 
 @proves("backbones.load_official", "property")

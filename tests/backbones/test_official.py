@@ -143,6 +143,7 @@ def test_a_clip_that_stands_still_gives_the_tokens_of_its_picture(positions, how
         pictures = torch.randn(2, 3, 8, 8, generator=generator)
         still = pictures[:, :, None].expand(-1, -1, 2 * tubelet, -1, -1)
         expected = image(pictures).patches
+        torch.testing.assert_close(clip.patch_embed(still), image.patch_embed(pictures).repeat(1, 2, 1), rtol=0, atol=1e-6)
         torch.testing.assert_close(clip(still).patches, expected.repeat(1, 2, 1), rtol=1e-5, atol=1e-5)
         for u in range(tubelet):
             share = {"central": float(u == tubelet // 2), "average": 1 / tubelet}[how]

@@ -17,8 +17,9 @@ av = pytest.importorskip("av", reason="PyAV is an extra")
 NAME = "datasets.ClipFolder"
 
 
-def write(path, frames, width=48, height=32, rate=10):
-    """A video whose frame t is grey of level 8 t, but for a red bar on the left."""
+def write(path, frames, width=48, height=32, rate=10, noise=False):
+    """A video whose frame t is grey of level 8 t, but for a red bar on the left; or noise that moves."""
+    points = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
@@ -26,6 +27,7 @@ def write(path, frames, width=48, height=32, rate=10):
         for t in range(frames):
             picture = torch.full((height, width, 3), 8 * t, dtype=torch.uint8)
             picture[:, : width // 6] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+            picture = points.roll(t, dims=1) if noise else picture
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")))
         container.mux(stream.encode())
 
@@ -89,7 +91,7 @@ def test_drawn_starts_belong_to_seed_epoch_and_index(root):
 def test_what_cannot_be_read_is_named_and_counted(root):
     folder = ClipFolder(root, 16, 8)
     batches = list(DataLoader(folder, 4, collate_fn=ClipFolder.collate, num_workers=2))
-    assert torch.cat([b.indices for b in batches]).tolist() == [0, 1, 2, 3, 8][: sum(len(b.indices) for b in batches)]
+    assert torch.cat([b.indices for b in batches]).tolist() == [0, 1, 2, 3, 8]  # the torn one has lost its end, not its middle
     skipped = {os.path.basename(path): reason for batch in batches for path, reason in batch.skipped}
     assert {"cut.mp4", "empty.mp4", "noise.mp4", "short.mp4"} <= skipped.keys()
     assert skipped["short.mp4"] == "ValueError: 3 frames, 8 needed for 8 at stride 1"
@@ -99,6 +101,33 @@ def test_what_cannot_be_read_is_named_and_counted(root):
     assert "18 needed" in torn.clip.reason or "cannot be decoded" in torn.clip.reason
     nothing = ClipFolder.collate([folder[5]])
     assert (nothing.clips.shape, len(nothing.labels), len(nothing.skipped)) == ((0, 3, 0, 0, 0), 0, 1)
+
+
+@proves(NAME, "property")
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_no_clip_rests_on_damaged_frames(tmp_path, suffix):
+    """A decoder that meets wrong bytes guesses and goes on: each clip that is read is the one that was written."""
+    path = tmp_path / f"a.{suffix}"
+    write(path, 30, noise=True)
+    whole, clean = path.read_bytes(), ClipFolder(tmp_path, 32, 16)[0].clip
+    refused = 0
+    for seed in range(8):
+        path.write_bytes(torn(whole, seed))
+        clip = ClipFolder(tmp_path, 32, 16)[0].clip
+        refused += isinstance(clip, Broken)
+        assert isinstance(clip, Broken) or torch.equal(clip, clean)
+    assert refused >= 4
+    path.write_bytes(whole[:-1])
+    assert torch.equal(ClipFolder(tmp_path, 32, 4)[0].clip, clean[:, 6:10])  # damage beyond the clip's frames does not matter
+
+
+def torn(whole, seed):
+    """Six bytes of the middle half are replaced."""
+    places, values = torch.randint(len(whole) // 4, 3 * len(whole) // 4, (2, 6), generator=torch.Generator().manual_seed(seed))
+    damaged = bytearray(whole)
+    for place, value in zip(places.tolist(), values.tolist(), strict=True):
+        damaged[place] = value % 256
+    return bytes(damaged)
 
 
 @proves(NAME, "pickle")

@@ -128,6 +128,8 @@ def test_wrong_input(function):
     for model, options, message in [
         (convnet_small().stages, {}, f"{name}: got a model whose .* is in training mode; expected a frozen model"),
         (nn.Sequential(nn.Identity(), nn.Dropout().train()).eval().append(nn.Dropout()), {}, "whose 2 is in training mode"),
+        (convnet_small().maps, {}, f"{name}: got a model whose .* is in training mode"),
+        (lambda x: x, {"grid": (0, 2)}, r"got grid \(0, 2\) .* expected 2 axes from 1 on"),
         (convnet_small().eval(), {}, rf"{name}: got \[2, 96\] from the model; expected tokens with .patches and .grid, or a map"),
         (lambda x: {"out": x}, {}, f"{name}: got dict from the model"),
         (lambda x: x, {"grid": (2, 2, 2)}, rf"{name}: got grid \(2, 2, 2\) for a map \[2, 3, 8, 8\]; expected 2 axes"),

@@ -23,6 +23,17 @@ def test_official_target(golden):
         torch.testing.assert_close(normalized_pixels(images, patch), g.tensor(f"{case}_target_norm1"), rtol=0, atol=1e-4)
 
 
+@proves(NAME, "golden")
+def test_official_target_of_maskfeat(golden):
+    """Of pictures channel by channel, as a convolution orders them; of clips pixel by pixel, of every second frame or of all."""
+    g, standard = golden("maskfeat_targets"), {"mean": (0.45,) * 3, "std": (0.225,) * 3}
+    for clip, name, options in [("i", "i_pix_norm", {"order": "cpq"}), ("v", "v_pix_stride_norm", {"frame_stride": 2}),
+                                ("v", "v_pix_full_norm", {"tubelet": 2})]:  # fmt: skip
+        expected = g.tensor(name)  # the first hidden tokens
+        got = normalized_pixels(g.tensor(f"{clip}_u8"), 16, **options, **standard)[g.tensor(f"{clip}_outmask", torch.bool)]
+        torch.testing.assert_close(got[: len(expected)], expected, rtol=0, atol=1e-5)
+
+
 @proves(NAME, "loop", "property")
 @given(grid=st.tuples(st.integers(1, 3), st.integers(1, 3)), patch=st.integers(1, 4), channels=st.integers(1, 3), seed=st.integers(0, 99))
 def test_equals_a_loop(grid, patch, channels, seed):

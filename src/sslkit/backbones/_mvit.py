@@ -31,14 +31,19 @@ def maskfeat_mvit(image_size: int = 224, frames: int = 16, *, dim: int = 96, sta
         pretraining: the last stage keeps the grid of the one before; False: it halves it, for fine-tuning.
         drop_path: stochastic depth of the last block.
 
+    Returns:
+        A float32 torchvision `MViT` that takes clips [batch, 3, frames, image_size, image_size].
+
     Raises:
-        ValueError: no whole numbers from 1 on, or a size that the strides do not divide.
+        ValueError: no whole numbers from 1 on, fewer than two stages, or a size that the strides do not divide.
 
     Source: Wei et al. 2022 (MaskFeat), sec. 4.1 and the authors' configuration; Fan et al. 2021 (MViT), table 2.
     """
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
     need_whole("maskfeat_mvit", image_size=image_size, frames=frames, dim=dim, **{f"stage{i}": n for i, n in enumerate(stages)})
+    if len(stages) < 2:
+        raise wrong("maskfeat_mvit", given=f"stages={stages}", expected="blocks of two stages or more", mend="pass stages=(1, 2, 11, 2)")
     halvings = [0 < i < len(stages) - pretraining for i in range(len(stages))]
     step = 4 * 2 ** sum(halvings)
     if image_size % step or frames % 2:

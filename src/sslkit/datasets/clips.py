@@ -77,7 +77,7 @@ class ClipFolder(Dataset[ClipItem]):
         seed: None: dense clips lie in the middle of their video; a number: where they start is drawn for (seed, epoch, index).
         epoch: see seed.
 
-    A file that cannot be read, or has too few frames, is named, left out and counted in `skipped`; it never ends a run.
+    A file that cannot be read, has too few frames, or a clip that rests on a damaged one, is named, left out and counted in `skipped`; it never ends a run.
 
     Raises:
         ValueError: no such folder, no video in it, or an option out of its range.
@@ -158,10 +158,14 @@ def read_clip(path: str, size: int, places: Callable[[int], list[int]]) -> Tenso
             total = sum(1 for packet in container.demux(video=0) if packet.size)
         wanted = places(total)
         found: dict[int, Tensor] = {}
+        damaged = False  # the decoder guesses what it cannot read and goes on; frames build on one another up to the next key frame
         with av.open(path) as container:
             frames: Any = container.decode(video=0)
             for number, frame in enumerate(frames):
+                damaged = frame.is_corrupt or (damaged and not frame.key_frame)
                 if number in wanted:
+                    if damaged:
+                        return Broken(path, f"frame {number} of {total} is damaged")
                     found[number] = square(frame.to_image(), size)
                 if number == wanted[-1]:
                     break

@@ -22,7 +22,8 @@ def features(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple[int,
 
     Args:
         model: images -> an object with `patches` [batch, tokens, dim] and `grid` (any `sslkit.backbones` network, `adapt(...)`), or a map
-            [batch, dim, height, width]; for clips [batch, dim, time, height, width]. In evaluation mode: nothing in it may move.
+            [batch, dim, height, width]; for clips [batch, dim, time, height, width]. In evaluation mode: nothing in it may move. That is
+            checked of a module and of its method; a function or lambda hides its modules, so call eval() on them.
         images: what the model takes; not masked.
         grid: tokens of the student, (h, w) or (t, h, w); None: the model's own. Another grid is resampled bilinearly between the centres
             of its cells, as are the 7 x 7 maps of a ConvNet for 14 x 14 tokens (the paper does not say how; this is our choice).
@@ -33,7 +34,8 @@ def features(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple[int,
         [batch, tokens or kept, dim], float32 or wider, no gradient.
 
     Raises:
-        ValueError: a module in training mode, or a result that is neither tokens nor a map, or a grid of other axes.
+        ValueError: a module in training mode, a result that is neither tokens nor a map, a grid of other axes or below 1.
+        IndexError: an id outside of the grid, on CPU; see `gather_tokens`.
 
     Source: Wei et al. 2022 (MaskFeat), sec. 3.2 "Deep features" and table 1.
     """
@@ -61,7 +63,7 @@ def pseudo_labels(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple
         [batch, tokens or kept] int64, no gradient.
 
     Raises:
-        ValueError: as for `features`.
+        ValueError, IndexError: as for `features`.
 
     Source: Wei et al. 2022 (MaskFeat), sec. 3.2 "Pseudo-label", after Jiang et al. 2021 (token labeling).
     """
@@ -70,7 +72,8 @@ def pseudo_labels(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple
 
 def _rows(where: str, model: Callable[[Tensor], Any], images: Tensor, grid: tuple[int, ...] | None, ids: Tensor | None) -> Tensor:
     """[batch, tokens or kept, dim] of the model's answer, on the grid."""
-    moving = [name or type(part).__name__ for name, part in model.named_modules() if part.training] if isinstance(model, nn.Module) else []
+    owner = getattr(model, "__self__", model)  # of a bound method, such as model.maps
+    moving = [name or type(part).__name__ for name, part in owner.named_modules() if part.training] if isinstance(owner, nn.Module) else []
     if moving:
         raise wrong(where, given=f"a model whose {moving[0]} is in training mode", expected="a frozen model",
                     mend="call model.eval().requires_grad_(False) once")  # fmt: skip
@@ -86,8 +89,8 @@ def _rows(where: str, model: Callable[[Tensor], Any], images: Tensor, grid: tupl
                         mend="wrap the model with sslkit.backbones.adapt, or stop it before its pooling")  # fmt: skip
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         grid = tuple(maps.shape[2:]) if grid is None else tuple(grid)
-        if len(grid) != maps.ndim - 2:
-            raise wrong(where, given=f"grid {grid} for a map {list(maps.shape)}", expected=f"{maps.ndim - 2} axes",
+        if len(grid) != maps.ndim - 2 or min(grid) < 1:
+            raise wrong(where, given=f"grid {grid} for a map {list(maps.shape)}", expected=f"{maps.ndim - 2} axes from 1 on",
                         mend="pass the grid of the student's tokens")  # fmt: skip
         if grid != tuple(maps.shape[2:]):
             maps = functional.interpolate(maps, size=grid, mode="bilinear" if len(grid) == 2 else "trilinear", antialias=False)

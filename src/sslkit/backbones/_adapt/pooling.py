@@ -39,11 +39,12 @@ class Pooling(Adapted):
         return self._head(self._stem)
 
     def _grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        grid = _pooled(size, self._steps(self.model)[0])
-        if grid != self._stem and not self._any_size:
-            raise self._wrong_size(size, f"a grid {self._stem} after the stem, not {grid}: its positions are tables for that grid",
+        stem = self._steps(self.model)[0]
+        built = tuple(n * stride for n, stride in zip(self._stem, stem.stride, strict=True))
+        if tuple(size) != built and not self._any_size:
+            raise self._wrong_size(size, f"{built}: its positions are tables for a grid {self._stem} after the stem",
                                    "resize the images to the size that it was built with")  # fmt: skip
-        return grid
+        return _pooled(size, stem)
 
     def _head(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         for pool in self._steps(self.model)[1:]:
