@@ -124,6 +124,8 @@ class Student(nn.Module):
         if self.method == "cmc":
             both = self.backbone.both(views[0])
             return torch.stack([projector(x) for projector, x in zip(self.projectors, both, strict=True)])
+        if self.method == "instdist":
+            views = views[:1]  # its positive is a row of the bank
         return encode_views(lambda x: self.projectors[0](self.backbone(x)), views)
 
     def forward(self, views):

@@ -22,7 +22,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "pictures of 24": {**DEFAULT, "size": 24},
     "BYOL": {**BASELINES, "example": "siamese", "method": "byol"},
     "SwAV": {**BASELINES, "example": "siamese", "method": "swav"},
-    "MoCo v2": {**BASELINES, "example": "moco", "flip": True},
+    "MoCo v2": {**BASELINES, "example": "moco", "flip": True, "momentum": 0.99},
 }
 
 

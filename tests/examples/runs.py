@@ -57,6 +57,7 @@ def killed_and_resumed(example, out, options, kills, seed):
                 hits += 1
         error = process.communicate()[1].decode()
         if process.returncode == 0:
+            assert hits or not kills, "the run ended before it was killed: nothing was shown"
             return hits
         assert process.returncode == -signal.SIGKILL, error
 

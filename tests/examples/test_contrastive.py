@@ -137,6 +137,31 @@ def test_every_version_of_moco_moves_what_it_should(options, tmp_path):
     assert saved["queue"]["filled"] == (0 if version == 3 else 128)
 
 
+def test_keys_meet_the_queue_before_they_enter_it_and_their_encoder_sees_the_pictures_in_another_order(tmp_path, monkeypatch):
+    """A queue that held its own step's keys would make of each positive a negative; in their own order, BatchNorm would tell them."""
+    views, seen, terms = [], [], []
+    augmentation, forward, loss = moco.augmentation, moco.MomentumEncoder.forward, moco.info_nce
+
+    def shown(options):
+        both = augmentation(options)
+        return lambda images, **draw: views.append(both(images, **draw)) or views[-1]
+
+    monkeypatch.setattr(moco, "augmentation", shown)
+    monkeypatch.setattr(moco.MomentumEncoder, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    monkeypatch.setattr(moco, "info_nce", lambda q, k, *, negatives, **options: terms.append((k, negatives.clone())) or
+                        loss(q, k, negatives=negatives, **options))  # fmt: skip
+    first_steps(tmp_path, "moco", "--queue", 100)
+    queue = SupportSet(100, 64, generator=torch.Generator().manual_seed(0))
+    assert len(views) == len(seen) == len(terms) == 4
+    for (_, second), pictures, (keys, negatives) in zip(views, seen, terms, strict=True):
+        assert torch.equal(negatives, queue.rows)
+        queue.enqueue(keys)
+        assert not torch.equal(pictures, second)
+        place = (pictures.flatten(1)[:, None] == second.flatten(1)).all(dim=2).int().argmax(dim=1)
+        assert torch.equal(pictures, second[place])
+        assert place.unique().numel() == 32
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_two_processes_train_moco_as_one(version, tmp_path):
     """A ViT, whose heads have no BatchNorm here: unequal shares of an odd batch, the keys shuffled between the processes, one queue."""

@@ -142,8 +142,8 @@ def test_refusals(teachers, videos, tmp_path):
     assert "--patch: got 4 with --backbone mvit; expected 16" in refusal(maskfeat_video, *clips, "--data", f"folder:{videos}", "--frames",
                                                                         2, "--frame-stride", 1, "--backbone", "mvit")  # fmt: skip
     assert "--data: got 'digits'; expected scenes, scenes:easy or folder:PATH" in refusal(maskfeat_video, *clips, "--data", "digits")
-    assert "--ratio: got 0.05 of 4 time steps; expected at least one" in refusal(
-        maskfeat_video, *clips, "--data", f"folder:{videos}", "--frames", 8, "--frame-stride", 1, "--mask", "frame", "--ratio", 0.05)  # fmt: skip
+    few = ["--data", f"folder:{videos}", "--frames", 8, "--frame-stride", 1, "--mask", "frame", "--ratio", 0.05]
+    assert "--ratio: got 0.05 of 4 time steps; expected at least one" in refusal(maskfeat_video, *clips, *few)
     write(tmp_path / "mixed" / "walk" / "a.mp4", 8)
     write(tmp_path / "mixed" / "b.mp4", 8)
     mixed = refusal(maskfeat_video, *clips, "--data", f"folder:{tmp_path / 'mixed'}", "--frames", 4, "--frame-stride", 1)

@@ -77,7 +77,8 @@ class ClipFolder(Dataset[ClipItem]):
         seed: None: dense clips lie in the middle of their video; a number: where they start is drawn for (seed, epoch, index).
         epoch: see seed.
 
-    A file that cannot be read, has too few frames, or a clip that rests on a damaged one, is named, left out and counted in `skipped`; it never ends a run.
+    A file that cannot be read, has too few frames, or whose clip rests on a damaged one, is named, left out and counted in `skipped`;
+    it never ends a run.
 
     Raises:
         ValueError: no such folder, no video in it, or an option out of its range.
