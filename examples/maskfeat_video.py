@@ -9,7 +9,8 @@ python examples/maskfeat_video.py --data folder:VIDEOS --size 112     your own f
 torchrun --nproc-per-node 2 examples/maskfeat_video.py                as many processes as you have GPUs
 
 Expect on the generated clips, --data scenes:easy --steps 700, 4 to 5 CPU minutes, mean of seeds 0, 1, 2, linear: motion 17.1 -> 19.8 %
-(chance 16.7), shape 9.4 -> 12.2 % (chance 8.3); motion 27.5 % with features of simclr.py --size 48 --data scenes:easy.
+(chance 16.7), shape 9.4 -> 12.2 % (chance 8.3); motion 27.5 % with features of simclr.py --size 48 --data scenes:easy. So short a training
+is far from what the clips hold: k-NN on raw pixels finds 36.5 % of the motions, on these features 17.3 %.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from common import (
     centred,
     embed,
     floats,
+    knn_score,
     loss_curve,
     processes,
     run_options,
@@ -229,12 +231,18 @@ def measure(model, data, shapes, device):
 
 
 def report(options, run, data, shapes, model, device, controls):
-    """Scores of the frozen features beside the random network's, and clips under all masks."""
+    """Scores of the frozen features beside two controls, the random network and the raw pixels; and clips under all masks."""
     found = measure(model, data, shapes, device)
-    run.finish(**{f"{k}_before": v for k, v in controls.items()}, **{f"{k}_after": v for k, v in found.items()})
+    pixels = {"motion": knn_score(nn.Flatten(), data)} | ({} if shapes is None else {"shape": knn_score(nn.Flatten(), shapes)})
+    run.finish(
+        **{f"{k}_knn_pixels": v for k, v in pixels.items()},
+        **{f"{k}_before": v for k, v in controls.items()},
+        **{f"{k}_after": v for k, v in found.items()},
+    )
     for name in found:
         print(f"{name:18} {controls[name]:5.1f} -> {found[name]:5.1f} %")
     if shapes is not None:
+        print(f"k-NN of raw pixels: {', '.join(f'{name} {value:.1f}' for name, value in pixels.items())} %")
         print(f"chance: motion {100 / len(MOTIONS):.1f}, shape {100 / (int(shapes.test_labels.max()) + 1):.1f}")
     print(save_picture(strips(data.test[:2], model.encoder.base, options), options.out / "masks.png"))
     print(loss_curve(options.out))

@@ -35,7 +35,7 @@ def hog(images: Tensor, *, cell: int = 8, bins: int = 9, window: int | None = No
         bins: directions over half a turn.
         window: side in pixels of a Gaussian (standard deviation window // 2), laid side by side from the top left, that weights the
             magnitudes; 16 in mmpretrain. None: all pixels count the same.
-        ids: [batch, kept], int64 or int32, in any order: only these tokens. None: all.
+        ids: [batch, kept], int64 or int32, in any order: only these tokens. None: all. On a CPU it saves no time: all are computed first.
         patch: side of a token in pixels.
         tubelet: for clips, frames per token: its first one is taken. 2 in MaskFeat.
         frame_stride: for clips, only frames 0, s, 2s, ... are used.
