@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchvision.models import resnet18
 from tqdm import tqdm
 
 from sslkit.backbones import convnet_small
@@ -359,6 +360,14 @@ class Floats(nn.Module):
 def centred(images: Tensor) -> Tensor:
     """Pictures -> float32 in [-1, 1], as the transformers of these examples take them."""
     return floats(images) * 2 - 1
+
+
+def small_resnet(channels: int) -> nn.Module:
+    """ResNet-18 for small pictures: a plain 3 x 3 convolution is its stem."""
+    network = resnet18()
+    network.conv1, network.maxpool, network.fc = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity(), nn.Identity()
+    network.dim = 512
+    return network
 
 
 class Pooled(nn.Module):

@@ -18,7 +18,6 @@ import math
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torchvision.models import resnet18
 
 from common import (
     Looking,
@@ -40,6 +39,7 @@ from common import (
     scores,
     set_rate,
     share_of,
+    small_resnet,
 )
 from sslkit.augmentations import dino
 from sslkit.backbones import ViT, convnet_small
@@ -124,14 +124,6 @@ class Student(nn.Module):
     def forward(self, views, mask=None):
         logits, patches = self.network(views, mask)
         return logits if self.predictor is None else self.predictor(logits.flatten(0, 1)).view_as(logits), patches
-
-
-def small_resnet(channels):
-    """ResNet-18 for small pictures: a plain 3 x 3 convolution is its stem."""
-    network = resnet18()
-    network.conv1, network.maxpool, network.fc = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity(), nn.Identity()
-    network.dim = 512
-    return network
 
 
 def build(options, channels, device):

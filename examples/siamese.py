@@ -10,6 +10,8 @@ python examples/siamese.py --method vicreg         variance, invariance, covaria
 python examples/siamese.py --method instdist       its own row of a memory bank                         (Wu et al. 2018)
 python examples/siamese.py --method cmc            the other colour channels' row of a memory bank      (Tian et al. 2020)
 torchrun --nproc-per-node 2 examples/siamese.py    as many processes as you have GPUs
+
+Views of one size pass in one batch, so BatchNorm sees all of them; the authors of BYOL, SimSiam, Barlow Twins and VICReg pass each alone.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from common import (
     scores,
     set_rate,
     share_of,
+    small_resnet,
 )
 from sslkit.augmentations import dino
 from sslkit.backbones import ViT, convnet_small
@@ -66,7 +69,7 @@ def parse(arguments=None):
     run_options(parser, steps=400, out="runs/siamese")
     parser.set_defaults(data="scenes:easy")
     parser.add_argument("--method", choices=METHODS, default="byol")
-    parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")
+    parser.add_argument("--backbone", choices=["convnet", "resnet", "vit"], default="convnet", help="resnet: ResNet-18 without its stem")
     parser.add_argument("--patch", type=int, default=4, help="of the ViT, 96 wide and 4 blocks deep")
     parser.add_argument("--crops", default="2", help="global views, or global+local ones: 2+4; byol and swav take local ones")
     parser.add_argument("--hidden", type=int, default=256, help="of projector and predictor")
@@ -233,7 +236,7 @@ def build(options, data, device):
     elif options.backbone == "vit":
         backbone = Pooled(ViT(options.size, options.patch, 96, 4, 3, channels=channels), "cls")
     else:
-        backbone = convnet_small(channels)
+        backbone = small_resnet(channels) if options.backbone == "resnet" else convnet_small(channels)
     student = Student(options, backbone).to(device, memory_format=torch.channels_last)
     return student, State(options, student, data.train).to(device)
 

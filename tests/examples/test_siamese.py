@@ -25,6 +25,14 @@ def test_every_method_learns_from_its_own_loss(method, tmp_path, capsys):
     assert f"{method}, 40 steps" in capsys.readouterr().out
 
 
+def test_a_resnet_takes_the_place_of_the_small_network():
+    data = common.load_data("digits", 16)
+    student, _ = siamese.build(siamese.parse([*SMALL, "--method", "simsiam", "--backbone", "resnet"]), data, "cpu")
+    z, p = student([common.floats(data.train[:4])] * 2)
+    assert z.shape == p.shape == (2, 4, 16)
+    assert sum(w.numel() for w in student.backbone.parameters()) == 11_168_832  # ResNet-18 of 11,689,512 without classes and its first filters
+
+
 @pytest.mark.parametrize("method", ["instdist", "cmc", "deepcluster"])
 def test_banks_begin_with_what_the_untrained_network_says(method):
     data = common.load_data("digits", 16)
