@@ -170,15 +170,16 @@ def share_of(batch: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 # A run: settings, checkpoint, log, progress
 
 
-def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str) -> None:
-    """The options every example has."""
+def run_options(parser: argparse.ArgumentParser, *, steps: int, out: str, accumulate: bool = True) -> None:
+    """The options every example has; `accumulate` only where the loss of a batch is the mean of its parts' losses."""
     parser.add_argument("--data", default="scenes", help="scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT")
     parser.add_argument("--size", type=int, default=32, help="side of the pictures in pixels")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--epochs", type=int, help="passes over the training pictures, in the place of --steps")
     parser.add_argument("--seconds", type=float, help="choose the number of steps from the speed of the first ten, to take about this long")
     parser.add_argument("--batch", type=int, default=256, help="pictures per step, over all processes")
-    parser.add_argument("--accumulate", type=int, default=1, help="parts that a process's batch is worked through in")
+    if accumulate:
+        parser.add_argument("--accumulate", type=int, default=1, help="parts that a process's batch is worked through in")
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast of the network")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--seed", type=int, default=0)
@@ -214,11 +215,11 @@ class Run:
         self.started = (time.perf_counter(), time.process_time())
         self.board = None
         for name in ("steps", "epochs", "batch", "accumulate", "save_every", "threads", "size"):
-            if getattr(options, name) is not None and getattr(options, name) < 1:
+            if getattr(options, name, None) is not None and getattr(options, name) < 1:
                 raise wrong(
                     f"--{name.replace('_', '-')}", given=str(getattr(options, name)), expected="a whole number from 1 on", mend="pass one"
                 )
-        if options.batch % options.accumulate:
+        if options.batch % getattr(options, "accumulate", 1):
             raise wrong("--accumulate", given=f"{options.accumulate} with --batch {options.batch}", expected="a divisor of the batch",
                         mend="pass --accumulate 2, 4 or 8")  # fmt: skip
         if self.file.exists() and not options.resume and not options.overwrite:

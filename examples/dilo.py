@@ -50,7 +50,7 @@ BANKS = ("instdist", "cmc")
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=300, out="runs/dilo")
+    run_options(parser, steps=300, out="runs/dilo", accumulate=False)
     parser.add_argument("--base", choices=["simclr", "moco1", "moco2", *BANKS], default="simclr")
     parser.add_argument("--saliency", default="truth",
                         help="truth (of the generator) | gs | mc | rbd | basnet | cam | gradient | FILE.npy | MODULE:FUNCTION")  # fmt: skip

@@ -59,7 +59,7 @@ SPACES = ("color", "rotation", "texture")
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=600, out="runs/looc")
+    run_options(parser, steps=600, out="runs/looc", accumulate=False)
     parser.set_defaults(data="scenes:easy")
     parser.add_argument("--augmentations", default="rotation", help=f"with a space of their own: of {', '.join(SPACES)}; or none")
     parser.add_argument("--rotation", choices=["none", "independent", "shared"], default="none", help="without a space: turns all the same")

@@ -45,7 +45,7 @@ from sslkit.schedules import cosine
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=300, out="runs/moco")
+    run_options(parser, steps=300, out="runs/moco", accumulate=False)
     parser.set_defaults(data="digits", size=16)
     parser.add_argument("--version", type=int, choices=[1, 2, 3], default=2)
     parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")

@@ -46,7 +46,7 @@ from sslkit.plots import curves, neighbour_picture
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=300, out="runs/nnclr")
+    run_options(parser, steps=300, out="runs/nnclr", accumulate=False)
     parser.set_defaults(data="digits", size=16)
     parser.add_argument("--positive", choices=["nn", "view"], default="nn", help="the neighbour of the view, or the view itself")
     parser.add_argument("--momentum", type=float, default=0.0, help="of an encoder that makes what is looked up and stored; 0: none")

@@ -66,7 +66,7 @@ PREDICTED = ("byol", "simsiam")
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    run_options(parser, steps=400, out="runs/siamese")
+    run_options(parser, steps=400, out="runs/siamese", accumulate=False)
     parser.set_defaults(data="scenes:easy")
     parser.add_argument("--method", choices=METHODS, default="byol")
     parser.add_argument("--backbone", choices=["convnet", "resnet", "vit"], default="convnet", help="resnet: ResNet-18 without its stem")

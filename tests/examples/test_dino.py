@@ -50,6 +50,18 @@ def test_two_processes_train_as_one(tmp_path):
 VIT = ["--backbone", "vit", "--dim", "32", "--depth", "1"]
 
 
+def test_a_batch_in_three_parts_trains_as_in_one(tmp_path):
+    """One mean of their losses, and centres, teacher and student move once a step, though each part hides its own patches."""
+    options = [*SMALL, *VIT, "--ibot", "--crops", "2+1", "--steps", 4, "--batch", 36]
+    run("dino", *options, "--accumulate", 3, "--out", tmp_path / "parts")
+    run("dino", *options, "--out", tmp_path / "whole")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    parts, whole = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["parts"] for n in ("parts", "whole"))
+    for name in ("center", "patch_center", "teacher"):
+        for key, value in whole[name].items():
+            torch.testing.assert_close(parts[name][key], value, rtol=1e-3, atol=1e-4)
+
+
 def test_two_processes_hide_the_patches_of_one(tmp_path):
     """iBOT: masks belong to the pictures, and the centre of the patches is one over all processes."""
     options = [*SMALL, *VIT, "--ibot", "--steps", 4, "--batch", 33, "--crops", "2+1"]
