@@ -17,6 +17,7 @@ scenes --steps 600 --batch 128, 150 CPU seconds) the class goes from 12.3 to 16.
 
 import argparse
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,16 +39,7 @@ from common import (
     share_of,
 )
 from looc_spaces import hues_of, measure, space_table
-from sslkit.augmentations import (
-    ColorJitter,
-    Grayscale,
-    HorizontalFlip,
-    ImageBackgrounds,
-    LeaveOneOut,
-    QuarterTurn,
-    RandomResizedCrop,
-    RandomTexture,
-)
+from sslkit.augmentations import ImageBackgrounds, LeaveOneOut, RandomTexture, looc
 from sslkit.backbones import ConvNet, convnet_small
 from sslkit.datasets import Scenes
 from sslkit.losses import looc_loss
@@ -84,6 +76,8 @@ def parse(arguments=None):
         parser.error(f"--augmentations: got {options.augmentations!r}; expected none, or some of {', '.join(SPACES)}. To mend: pass one")
     if options.rotation != "none" and options.spaces:
         parser.error("--rotation: got turns without a space beside spaces; expected one of the two. To mend: pass --augmentations none")
+    if options.distinct and "rotation" not in options.spaces:
+        parser.error("--distinct: got no space for turns; expected rotation among --augmentations. To mend: leave it out")
     return options
 
 
@@ -95,17 +89,16 @@ def surfaces(size):
 
 def views_of(options, device=None):
     """Query and keys: crop and flip are every view's own, and so is all that a key does not share with the query."""
-    turns = [QuarterTurn((1, 2, 3))] if "rotation" in options.spaces or options.rotation != "none" else []
-    crop = [RandomResizedCrop(options.size, scale=(options.crop, 1.0)), HorizontalFlip(0.0 if options.no_flip else 0.5)]
-    textures = []
-    if "texture" in options.spaces:
+    spaces = options.spaces if options.rotation == "none" else ["rotation"]
+    texture = None
+    if "texture" in spaces:
         pictures = ImageBackgrounds(surfaces(options.size).to(device))
-        textures = [RandomTexture(pictures, strength=options.texture, radius=max(1, round(options.size / 16)))]
-    ops = [*turns, *crop, *textures, ColorJitter(0.4, 0.4, 0.4, options.hue), Grayscale(0.2)]
-    places = {"rotation": (0,), "texture": (len(ops) - 3,), "color": (len(ops) - 2, len(ops) - 1)}
-    if options.rotation == "shared":
-        return LeaveOneOut(ops, [places["rotation"]], all_shared=True)
-    return LeaveOneOut(ops, [places[space] for space in options.spaces], distinct=options.distinct)
+        texture = RandomTexture(pictures, strength=options.texture, radius=max(1, round(options.size / 16)))
+    views = looc(options.size, spaces, texture=texture, scale=(options.crop, 1.0), jitter=(0.4, 0.4, 0.4, options.hue), jitter_p=1, blur=0,
+                 flip=0.0 if options.no_flip else 0.5, interpolation="bicubic")  # fmt: skip
+    if options.rotation == "independent":
+        return LeaveOneOut(views.ops)
+    return replace(views, all_shared=options.rotation == "shared", distinct=options.distinct)
 
 
 class Network(nn.Module):

@@ -23,7 +23,7 @@ def drawn(heads=3, batch=4, size=5, dim=6, seed=0):
 
 
 def official(golden):
-    """queries, keys, queues of the official forward, whose backbone is the identity and whose heads are linear; its features; all arrays."""
+    """queries, keys, queues of the official forward, heads linear on a backbone that is the identity; the features; all arrays."""
     g = golden("looc")
     features = g.tensor("feat_q").requires_grad_()
     queries = torch.einsum("bf,hdf->hbd", features, g.tensor("head_q_weight"))
