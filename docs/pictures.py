@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from torch import Generator, Tensor
 
+from sslkit.augmentations import ImageBackgrounds, RandomTexture, looc
+from sslkit.datasets import Scenes
 from sslkit.maskers import (
     BlockwiseMasker,
     CellMasker,
@@ -16,7 +19,7 @@ from sslkit.maskers import (
     TokenMask,
     TubeMasker,
 )
-from sslkit.plots import mask_sheet
+from sslkit.plots import contact_sheet, mask_sheet, save_picture
 
 HERE = Path(__file__).parent
 DRAWS = 4096
@@ -45,6 +48,18 @@ def images() -> dict[str, Masker]:
     }
 
 
+def looc_views() -> Path:
+    """Three generated pictures, a query of each, and its keys: they share one augmentation with it, or none. No flip, to see the turns."""
+    scenes, spaces = Scenes("test", 112), ("color", "rotation", "texture")
+    pictures = scenes.batch((0, 1, 6)).images
+    texture = RandomTexture(ImageBackgrounds(scenes.backgrounds(range(100))), strength=1.0, radius=7)
+    draw = looc(112, spaces, texture=texture, scale=(0.5, 1.0), jitter=(0.4, 0.4, 0.4, 0.5), blur=0, flip=0)
+    columns = [pictures, *draw(pictures, generator=Generator().manual_seed(6))]
+    titles = ["picture", "query", "key 0", *(f"key of {space}" for space in spaces)] * len(pictures)
+    sheet = contact_sheet(torch.stack(columns, dim=1).flatten(0, 1), columns=len(columns), titles=titles)
+    return save_picture(sheet, HERE / "looc.png")
+
+
 def main() -> None:
     square = {**images(), "CellMasker(0.6)": CellMasker(0.6)}
     print(sheet("masks_square.png", (14, 14), square, "Images, 14 x 14 tokens"))
@@ -58,6 +73,7 @@ def main() -> None:
         "CellMasker(0.6, cell=7)": CellMasker(0.6, cell=7),
     }
     print(sheet("masks_video.png", (8, 7, 7), clips, "Clips, 8 x 7 x 7 tokens, frames from left to right", samples=2, cell=6))
+    print(looc_views())
 
 
 if __name__ == "__main__":

@@ -20,15 +20,15 @@ def hues_of(options):
 def measure(features, spaces, data, hues, device=None, names=()):
     """Scores of the class, and linear probes in percent: of the features, "rotation", and of each head's space, "rotation_head_color".
 
-    features: pictures -> [n, dim]. spaces: pictures -> [n, dim + heads * width], the features, then the space of each of `names`. Chance is
-    25 for the quarter turn, 12.5 for the hue. "oriented" counts the turns of shapes that show each of them; "shots_5" and "shots_10" are a
-    probe with so many labels a class, the mean of ten draws, its 95 % interval +- "shots_5_interval".
+    features: pictures -> [n, dim]. spaces: pictures -> [n, dim + heads * width], the features, then the space of each of `names`; not asked
+    where there are none. Chance is 25 for the quarter turn, 12.5 for the hue. "oriented" counts the turns of shapes that show each of them;
+    "shots_5" and "shots_10" are a probe with so many labels a class, the mean of ten draws, its 95 % interval +- "shots_5_interval".
     """
     test, turn, finite = embed(features, data.test, device), QuarterTurn(), True
     found, asked = scores(features, data, test, device), {"linear": [], "rotation": [], "hue": []}
     for part, (images, labels) in enumerate(((data.probe, data.probe_labels), (data.test, data.test_labels))):
         drawn = turn.sample(len(images), images.shape[2:], indices=torch.arange(len(images)), seed=part)
-        seen = embed(spaces, images, device), embed(spaces, turn.apply(images, drawn), device)
+        seen = [embed(spaces if names else features, each, device) for each in (images, turn.apply(images, drawn))]
         finite = finite and all(bool(x.isfinite().all()) for x in seen)
         upright, turned = seen if finite else (torch.zeros_like(x) for x in seen)  # a run that diverged is a result, too
         for task, x, answers in (("linear", upright, labels), ("rotation", turned, drawn["turns"]), ("hue", upright, hues[part])):
@@ -38,12 +38,13 @@ def measure(features, spaces, data, hues, device=None, names=()):
     for task, (x, y, test_x, test_y) in asked.items():
         for space, own in columns.items() if y is not None else ():
             sets = x[:, own], y, test_x[:, own], test_y
-            fit = linear_probe(*sets)
-            found[task + space] = fit.top1
+            if task + space != "linear":  # which `scores` found
+                fit = linear_probe(*sets)
+                found[task + space] = fit.top1
             if task == "rotation" and hues[0] is not None:  # generated pictures: their shapes are known
                 right = (fit.predict(sets[2]) == test_y)[torch.isin(data.test_labels, torch.tensor(ORIENTED))]
                 found["oriented" + space] = 100 * right.float().mean().item()
-            for shots in (5, 10) if task == "linear" and not space and int(y.bincount().min()) >= 10 else ():
+            for shots in (5, 10) if task + space == "linear" and int(y.bincount().min()) >= 10 else ():
                 few = few_shot(*sets, shots=shots, episodes=10, generator=torch.Generator().manual_seed(0)).top1
                 found |= {f"shots_{shots}": few.mean, f"shots_{shots}_interval": few.high - few.mean}
     return found if finite else dict.fromkeys(found, float("nan"))

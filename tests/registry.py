@@ -357,7 +357,7 @@ COMPONENTS = [
     Component("augmentations.CopyPaste", "augmentation"),
     *(
         Component(f"augmentations.{name}", "augmentation", absent={"golden": NO_NUMBERS})
-        for name in ("LeaveOneOut", "QuarterTurn", "RandomTexture")
+        for name in ("LeaveOneOut", "QuarterTurn", "RandomTexture", "looc")
     ),
     Component("augmentations.ImageBackgrounds", "augmentation", absent={"golden": NO_NUMBERS}),
     _augmentation("MultiCrop"),

@@ -1,4 +1,4 @@
-"""The recipes of MoCo v2 and NNCLR are the papers' chains."""
+"""The recipes of MoCo v2, NNCLR and LooC are the papers' chains."""
 
 import pytest
 import torch
@@ -11,8 +11,12 @@ from sslkit.augmentations import (
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    LeaveOneOut,
     MultiCrop,
+    QuarterTurn,
     RandomResizedCrop,
+    RandomTexture,
+    looc,
     moco_v2,
     nnclr,
     simclr,
@@ -20,7 +24,11 @@ from sslkit.augmentations import (
 )
 from sslkit.testing import proves
 
-MOCO, NNCLR = "augmentations.moco_v2", "augmentations.nnclr"
+MOCO, NNCLR, LOOC = (f"augmentations.{name}" for name in ("moco_v2", "nnclr", "looc"))
+
+
+def grey(u, size):
+    return u[:, :1, None, None].expand(-1, -1, *size)
 
 
 @proves(MOCO, "loop")
@@ -58,6 +66,42 @@ def test_local_views_of_nnclr_are_smaller_crops_after_the_two_large_ones():
     assert all(torch.equal(a, b) for a, b in zip(two, six[:2], strict=True))
 
 
+@proves(LOOC, "loop")
+def test_looc_turns_first_and_has_the_views_of_moco():
+    turn, texture = QuarterTurn((1, 2, 3)), RandomTexture(grey)
+    cut = RandomResizedCrop(224, scale=(0.2, 1.0), interpolation="bilinear"), HorizontalFlip(0.5)
+    jitter, decolour, blur = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), Grayscale(0.2), GaussianBlur(p=0.5)
+    assert looc(224) == LeaveOneOut((turn, *cut, jitter, decolour, blur), ((3, 4), (0,)))
+    assert looc(224, ()) == LeaveOneOut((*cut, jitter, decolour, blur))
+    both = looc(224, ("texture", "rotation"), texture=texture, turns=(0, 2), blur=0)
+    assert both == LeaveOneOut((QuarterTurn((0, 2)), *cut, texture, jitter, decolour), ((3,), (0,)))
+    options = {"scale": (0.4, 1), "jitter": (0.8, 0.8, 0.8, 0.5), "jitter_p": 1, "grayscale": 0.1, "flip": 0, "interpolation": "bicubic"}
+    first, second = (op for op in moco_v2((32, 40), **options).views[0].ops if isinstance(op, (RandomResizedCrop, ColorJitter)))
+    assert looc((32, 40), ("color",), **options).ops == (first, HorizontalFlip(0), second, Grayscale(0.1), blur)
+
+
+@proves(LOOC, "property")
+@given(names=st.permutations(["color", "rotation", "texture"]), count=st.integers(0, 3), batch=st.integers(1, 4), seed=st.integers(0, 99))
+def test_looc_has_a_key_for_each_augmentation_and_views_belong_to_the_sample(names, count, batch, seed):
+    names = names[:count]
+    views = looc(8, names, texture=RandomTexture(grey) if "texture" in names else None)
+    assert views.shared == tuple(range(count + 1))
+    drawn = views.sample(batch, (12, 12), indices=torch.arange(batch), seed=seed, epoch=1)
+    words = {"color": {"jitter", "grayscale"}, "rotation": {"turn"}, "texture": {"texture"}}
+    for view, name in enumerate(names, 2):  # view 0 is the query, view 1 the key that shares nothing
+        copied = {key for key in drawn if key.startswith(f"view{view}.") and key.split(".")[2] in words[name]}
+        assert {key.split(".")[2] for key in copied} == words[name]
+        assert all(torch.equal(drawn[key], drawn[key.replace(f"view{view}", "view0")]) for key in copied)
+        crop = f"view{view}.{[type(op) for op in views.ops].index(RandomResizedCrop)}.crop.top"
+        assert batch < 3 or not torch.equal(drawn[crop], drawn[crop.replace(f"view{view}", "view0")])
+    images = torch.rand(batch, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    whole = views(images, indices=torch.arange(batch), seed=seed, epoch=1)
+    alone = views(images[-1:], indices=torch.tensor([batch - 1]), seed=seed, epoch=1)
+    for view, one in zip(whole, alone, strict=True):
+        assert view.shape == (batch, 3, 8, 8)
+        torch.testing.assert_close(view[-1:], one)
+
+
 @proves(MOCO, "property")
 @proves(NNCLR, "property")
 @pytest.mark.parametrize("recipe", [moco_v2, nnclr])
@@ -75,7 +119,8 @@ def test_views_are_two_in_range_and_belong_to_the_sample(recipe, crop_only, size
 
 @proves(MOCO, "errors")
 @proves(NNCLR, "errors")
-@pytest.mark.parametrize("recipe", [moco_v2, nnclr])
+@proves(LOOC, "errors")
+@pytest.mark.parametrize("recipe", [moco_v2, nnclr, looc])
 def test_wrong_options(recipe):
     with pytest.raises(ValueError, match="HorizontalFlip: got p=2"):
         recipe(32, flip=2)
@@ -87,3 +132,13 @@ def test_wrong_options(recipe):
 def test_a_wrong_number_of_local_views():
     with pytest.raises(ValueError, match="nnclr: got local_views=-1; expected a whole number from 0 on. To mend: pass 0"):
         nnclr(32, None, -1)
+
+
+@proves(LOOC, "errors")
+def test_wrong_augmentations_of_looc():
+    for names in ("color", ("blur",), ("color", "color")):
+        with pytest.raises(ValueError, match="looc: got augmentations=.*; expected some of .*, each once. To mend: pass"):
+            looc(32, names)
+    for names, texture in ((("texture",), None), (("color",), RandomTexture(grey))):
+        with pytest.raises(ValueError, match='looc: got augmentations=.* with texture=.*; expected both "texture" and what it is'):
+            looc(32, names, texture=texture)

@@ -23,7 +23,7 @@ def images(batch=6, side=12, seed=0):
 @given(
     batch=st.integers(1, 5),
     side=st.integers(1, 6),
-    dtype=st.sampled_from([torch.uint8, torch.float32, torch.float16]),
+    dtype=st.sampled_from([torch.uint8, torch.float32, torch.float16, torch.bfloat16]),
     seed=st.integers(0, 99),
 )
 def test_turns_are_permutations_counter_clockwise(batch, side, dtype, seed):
@@ -57,13 +57,10 @@ def test_only_the_turns_that_are_asked_for():
     pickles(partial(op, indices=torch.arange(6), seed=0), (images(),))
 
 
-@proves(LOO, "loop", "property", "half")
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
-def test_keys_copy_one_space_and_draw_the_rest(dtype):
+@proves(LOO, "loop", "property")
+def test_keys_copy_one_space_and_draw_the_rest():
     views = LeaveOneOut(OPS, SPACES)
     assert (views.shared, views.views) == ((0, 1, 2), 4)
-    x = images(256, 12)
-    x = (x * 255).to(torch.uint8) if dtype == torch.uint8 else x.to(dtype)
     parameters = views.sample(256, (12, 12), generator=torch.Generator().manual_seed(0))
     for view, copied in ((1, ()), (2, SPACES[0]), (3, SPACES[1])):
         for key in parameters:
@@ -72,16 +69,29 @@ def test_keys_copy_one_space_and_draw_the_rest(dtype):
                 mine, query = parameters[key.replace("view0", f"view{view}")], parameters[key]
                 share = (mine == query).flatten(1).all(dim=1).float().mean() if mine.ndim > 1 else (mine == query).float().mean()
                 assert (share == 1) == (place in copied), (view, key)
-    got = views.apply(x, parameters)
-    assert [view.shape for view in got] == [(256, 3, 8, 8)] * 4
+
+
+@proves(LOO, "loop", "half")
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float32, 0), (torch.uint8, 0.5 / 255), (torch.float16, 2**-12), (torch.bfloat16, 2**-9)]
+)
+def test_each_view_is_its_ops_one_by_one_rounded_once(dtype, rounding, autocast):
+    """In [0, 1] a number rounds by half a level, of uint8 or of the dtype just below 1; float32 leaves 1e-6 between two orders of sums."""
+    views, x = LeaveOneOut(OPS, SPACES), images(64)
+    x = (x * 255).to(dtype) if dtype == torch.uint8 else x.to(dtype)
+    parameters = views.sample(64, (12, 12), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = views.apply(x, parameters)
     for v, view in enumerate(got):
-        expected = x
-        names = [(int(key.split(".")[1]), key) for key in parameters if key.startswith(f"view{v}.")]
-        if dtype == torch.float32:
-            for place, op in enumerate(OPS):
-                own = {key.split(".", 3)[3]: parameters[key] for p, key in names if p == place}
-                expected = op.apply(expected, own)
-            torch.testing.assert_close(view, expected, rtol=0, atol=1e-6)
+        expected = x.float() / 255 if dtype == torch.uint8 else x.float()
+        for place, op in enumerate(OPS):
+            start = f"view{v}.{place}.{op.name}."
+            expected = op.apply(expected, {key.removeprefix(start): value for key, value in parameters.items() if key.startswith(start)})
+        assert view.dtype == dtype
+        assert view.shape == (64, 3, 8, 8)
+        levels = view.float() / 255 if dtype == torch.uint8 else view.float()
+        torch.testing.assert_close(levels, expected, rtol=0, atol=rounding + 1e-6)
 
 
 @proves(LOO, "property")
@@ -152,7 +162,11 @@ def test_errors():
         QuarterTurn()(images()[:, :, :5])
     with pytest.raises(ValueError, match="LeaveOneOut: got distinct turns of a QuarterTurn with one; expected two or more to choose from"):
         LeaveOneOut((QuarterTurn((2,)),), ((0,),), distinct=True)
-    for spaces in (((5,),), ((0,), (0,)), ((),)):
+    for options in ({"distinct": True}, {"distinct": True, "spaces": ((3, 4),)}, {"distinct": True, "all_shared": True, "spaces": SPACES},
+                    {"all_shared": True}):  # fmt: skip  # they would change nothing
+        with pytest.raises(ValueError, match="LeaveOneOut: got (distinct|all_shared)=True with.* To mend: "):
+            LeaveOneOut(OPS, **options)
+    for spaces in (((5,),), ((-1,),), ((0.5,),), ((True,),), ((0,), (0,)), ((),)):
         with pytest.raises(ValueError, match="LeaveOneOut: got spaces=.* of 5 ops; expected places in ops, each at most once"):
             LeaveOneOut(OPS, spaces)
     with pytest.raises(TypeError, match="Compose: got a builtin_function_or_method"):

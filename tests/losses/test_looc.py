@@ -1,5 +1,6 @@
 """LooC: official numbers, the loop, what each head tells apart, one head is MoCo, permuted augmentations, processes."""
 
+import math
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from sslkit.losses import info_nce, looc_loss
+from sslkit.modules import SupportSet
 from sslkit.testing import compiles, computes_in_float32, pickles, proves, run_in_processes
 
 NAME = "losses.looc_loss"
@@ -20,18 +22,46 @@ def drawn(heads=3, batch=4, size=5, dim=6, seed=0):
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-@proves(NAME, "golden")
-@pytest.mark.parametrize("others", ["image", "batch"])
-def test_official_numbers(golden, others):
+def official(golden):
+    """queries, keys, queues of the official forward, heads linear on a backbone that is the identity; the features; all arrays."""
     g = golden("looc")
-    prefix = "" if others == "image" else "batchneg_"
     features = g.tensor("feat_q").requires_grad_()
     queries = torch.einsum("bf,hdf->hbd", features, g.tensor("head_q_weight"))
     keys = torch.einsum("vbf,hdf->vhbd", g.tensor("feat_k"), g.tensor("head_k_weight"))
-    loss = looc_loss(queries, keys, g.tensor("queue").mT, temperature=g.number("temperature"), others=others)
+    return (queries, keys, g.tensor("queue").mT), features, g
+
+
+@proves(NAME, "golden")
+@pytest.mark.parametrize(("others", "prefix"), [("image", ""), ("batch", "batchneg_")])
+def test_official_numbers(golden, others, prefix):
+    inputs, features, g = official(golden)
+    loss = looc_loss(*inputs, temperature=g.number("temperature"), others=others)
     torch.testing.assert_close(loss.detach(), g.tensor(f"{prefix}loss_mean"), rtol=1e-5, atol=1e-6)
     loss.backward()
     torch.testing.assert_close(features.grad, g.tensor(f"{prefix}grad_feat_q"), rtol=1e-4, atol=1e-6)
+
+
+@proves(NAME, "golden")
+@pytest.mark.parametrize(("others", "prefix", "foreign"), [("image", "", 2), ("batch", "batchneg_", 2 * 8)])
+def test_official_losses_of_each_head(golden, others, prefix, foreign):
+    """A query of length zero is as near to one candidate as to all: a head of such queries costs the logarithm of their number."""
+    (queries, keys, queues), _, g = official(golden)
+    blind = [math.log(1 + 64), *[math.log(1 + 64 + foreign)] * 2]
+    for h, expected in enumerate(g.tensor(f"{prefix}head_losses")):
+        alone = torch.zeros_like(queries)
+        alone[h] = queries[h]
+        mean = looc_loss(alone, keys, queues, temperature=g.number("temperature"), others=others)
+        torch.testing.assert_close(3 * mean - (sum(blind) - blind[h]), expected, rtol=1e-5, atol=1e-5)
+
+
+@proves(NAME, "golden")
+def test_official_queues_take_each_its_own_key(golden):
+    (_, keys, queues), _, g = official(golden)
+    for h in range(3):
+        queue = SupportSet(64, 16)
+        queue.rows.copy_(queues[h])
+        queue.enqueue(keys[h, h])
+        torch.testing.assert_close(queue.rows, g.tensor("queue_after")[h].T)
 
 
 @proves(NAME, "loop", "property", "gradcheck")
@@ -106,6 +136,8 @@ def test_16_bit_compiled_pickled():
     computes_in_float32(loss, (queries,))
     compiles(loss, (queries,))
     pickles(loss, (queries,))
+    for keys_dtype, queues_dtype, dtype in ((torch.float64, torch.bfloat16, torch.float64), (torch.float16, torch.float64, torch.float32)):
+        assert looc_loss(queries.bfloat16(), keys.to(keys_dtype), queues.to(queues_dtype)).dtype == dtype
     assert not looc_loss(queries, keys.requires_grad_(), queues.requires_grad_()).requires_grad
 
 

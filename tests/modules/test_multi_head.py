@@ -57,6 +57,13 @@ def test_resumed_heads_go_on_exactly():
 def test_errors():
     with pytest.raises(ValueError, match="MultiHeadProjector: got heads=0"):
         MultiHeadProjector(6, 3, 0)
+    for hidden in (0, 0.5, True):
+        with pytest.raises(ValueError, match=f"MultiHeadProjector: got hidden={hidden}; expected a whole hidden from 1 on"):
+            MultiHeadProjector(6, 3, 2, hidden=hidden)
+    one = stage()
+    for factory in (lambda: one, lambda: nn.Sequential(one[0], nn.AdaptiveAvgPool2d(1), nn.Flatten())):
+        with pytest.raises(ValueError, match="MultiHeadProjector: got a head_factory whose stages share weights; expected a new stage"):
+            MultiHeadProjector(6, 3, 2, head_factory=factory)
     with pytest.raises(ValueError, match="MultiHeadProjector.concatenate: got heads without a stage of their own; expected a head_factory"):
         MultiHeadProjector(6, 3, 2).concatenate(torch.zeros(2, 6))
     with pytest.raises(ValueError, match=r"MLPProjector: got embeddings \[2, 5\]; expected \[batch, 6\]"):

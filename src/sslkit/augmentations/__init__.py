@@ -14,7 +14,7 @@ from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from sslkit.augmentations.paired import PairedCrop
 from sslkit.augmentations.quarter_turn import QuarterTurn
-from sslkit.augmentations.recipes import beit, dino, moco_v2, nnclr, simclr, supervised
+from sslkit.augmentations.recipes import beit, dino, looc, moco_v2, nnclr, simclr, supervised
 from sslkit.augmentations.solarize import Solarize
 from sslkit.augmentations.texture import RandomTexture
 
@@ -39,6 +39,7 @@ __all__ = [
     "Solarize",
     "beit",
     "dino",
+    "looc",
     "moco_v2",
     "nnclr",
     "simclr",

@@ -27,12 +27,13 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         ops: augmentations, in order; random crop, flip and others without a space are always drawn anew.
         spaces: for each space the places in `ops` of its augmentations: ((0,), (3, 4)) for a turn, and jitter with grey.
         all_shared: no leave-one-out: two views alone, which share the draws of all spaces: the control "same for q and k" of the
-            paper's table 2.
+            paper's table 1.
         distinct: a `QuarterTurn` of a space is drawn from the turns that the query does not have, by the keys that do not copy it. The
             paper's draws are independent: of three turns, a third of the keys that a head should tell apart have the query's.
 
     Raises:
-        ValueError: no op, or a place that is none of an op, or named twice; distinct of a single turn.
+        ValueError: no op, or a place that is none of an op, or named twice; distinct of a single turn, without a turn in a space, or with
+            all_shared; all_shared without spaces.
         TypeError: an op is not an augmentation of this package.
 
     Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", sec. 3, fig. 2.
@@ -48,9 +49,17 @@ class LeaveOneOut(Sampler[list[Tensor]]):
         object.__setattr__(self, "spaces", tuple(tuple(space) for space in self.spaces))
         Compose(*self.ops)  # refuses what is no augmentation
         places = [place for space in self.spaces for place in space]
-        if len(set(places)) != len(places) or not all(0 <= place < len(self.ops) for place in places) or not all(self.spaces):
+        whole = all(isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(self.ops) for place in places)
+        if not whole or len(set(places)) != len(places) or not all(self.spaces):
             raise wrong("LeaveOneOut", given=f"spaces={self.spaces} of {len(self.ops)} ops", expected="places in ops, each at most once",
-                        mend="name for each space the places of its augmentations")  # fmt: skip
+                        mend="name for each space the places of its augmentations, whole numbers from 0 on")  # fmt: skip
+        if self.all_shared and not places:
+            raise wrong("LeaveOneOut", given="all_shared=True without spaces", expected="a space whose draws are shared",
+                        mend="name the places of its augmentations, or pass all_shared=False")  # fmt: skip
+        if self.distinct and (self.all_shared or not self._turns):
+            raise wrong("LeaveOneOut", given=f"distinct=True with spaces={self.spaces}, all_shared={self.all_shared}",
+                        expected="a QuarterTurn with a space, and a key that does not copy it",
+                        mend="name the turn's place in spaces, without all_shared, or pass distinct=False")  # fmt: skip
         if any(len(set(op.turns)) < 2 for op, _ in self._turns.values()):
             raise wrong("LeaveOneOut", given="distinct turns of a QuarterTurn with one", expected="two or more to choose from",
                         mend="pass QuarterTurn((1, 2, 3)), or distinct=False")  # fmt: skip

@@ -10,9 +10,12 @@ from sslkit.augmentations.compose import Compose
 from sslkit.augmentations.crop import Interpolation, RandomResizedCrop
 from sslkit.augmentations.flip import HorizontalFlip
 from sslkit.augmentations.grayscale import Grayscale
+from sslkit.augmentations.leave_one_out import LeaveOneOut
 from sslkit.augmentations.multi_crop import MultiCrop
 from sslkit.augmentations.paired import PairedCrop
+from sslkit.augmentations.quarter_turn import QuarterTurn
 from sslkit.augmentations.solarize import Solarize
+from sslkit.augmentations.texture import RandomTexture
 
 
 def _view(*ops: Augmentation) -> Compose:
@@ -151,6 +154,64 @@ def nnclr(
 
     side = _local("nnclr", size, local_size, local_views)
     return MultiCrop((*[view(size, scale)] * 2, *[view(side, local_scale)] * local_views))
+
+
+def looc(
+    size: int | Sequence[int],
+    augmentations: Sequence[str] = ("color", "rotation"),
+    *,
+    texture: RandomTexture | None = None,
+    turns: Sequence[int] = (1, 2, 3),
+    scale: tuple[float, float] = (0.2, 1.0),
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+    jitter_p: float = 0.8,
+    grayscale: float = 0.2,
+    blur: float = 0.5,
+    flip: float = 0.5,
+    interpolation: Interpolation = "bilinear",
+) -> LeaveOneOut:
+    """A query, a key of its own draws, and a key for each augmentation with a space: turn, crop, flip, texture, jitter, grey, blur.
+
+    Views turn, or change their texture, if that has a space; all have the others of MoCo v2, jitter and grey with or without a space. The
+    controls are made of it: `LeaveOneOut(looc(32, ("rotation",)).ops)` is MoCo + Rotation, `replace(looc(32, ("rotation",)),
+    all_shared=True)`, of dataclasses, the same turn for query and key; looc(32, ()) are MoCo's two views.
+
+    Args:
+        size: of the views; an int is a square.
+        augmentations: with a space of their own, in the order of the heads: of "color" (jitter with grey), "rotation", "texture".
+        texture: what "texture" is.
+        turns: quarters that "rotation" draws from; 0 is none of the paper's.
+        scale: range of the crop's area.
+        jitter: brightness, contrast, saturation, hue.
+        jitter_p: its probability.
+        grayscale: probability.
+        blur: probability; 0 leaves it out. Below 20 pixels its kernel has one tap and does nothing.
+        flip: probability.
+        interpolation: of the crop.
+
+    Raises:
+        ValueError: an option is out of range (of the part that takes it), an unknown augmentation or one named twice, or `texture` without
+            "texture" among them, or the other way round.
+
+    Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", sec. 3 and 4, on the views of MoCo v2. The authors'
+    code is not public; the order, a turn in front of all, is that of others who built it.
+    """
+    names = tuple(augmentations)
+    if not set(names) <= {"color", "rotation", "texture"} or len(set(names)) < len(names):
+        raise wrong("looc", given=f"augmentations={augmentations!r}", expected='some of "color", "rotation", "texture", each once',
+                    mend='pass ("color", "rotation")')  # fmt: skip
+    if ("texture" in names) != (texture is not None):
+        raise wrong("looc", given=f"augmentations={augmentations!r} with texture={texture}", expected='both "texture" and what it is',
+                    mend="pass texture=RandomTexture(...) where it has a space, and None elsewhere")  # fmt: skip
+    stages: dict[str, list[Augmentation]] = {
+        "rotation": [QuarterTurn(turns)] if "rotation" in names else [],
+        "crop": [RandomResizedCrop(size, scale=scale, interpolation=interpolation), HorizontalFlip(flip)],
+        "texture": [texture] if texture else [],
+        "color": [ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale)],
+        "blur": [GaussianBlur(p=blur)] if blur else [],
+    }
+    ops = [op for stage in stages.values() for op in stage]
+    return LeaveOneOut(ops, [[ops.index(op) for op in stages[name]] for name in names])
 
 
 def beit(

@@ -26,21 +26,26 @@ def looc_loss(queries: Tensor, keys: Tensor, queues: Tensor, shared: Sequence[in
 
     Args:
         queries: [heads, batch, dim], a query view through every head, not necessarily normalised; floating.
-        keys: [views, heads, batch, dim], key views through every head of the momentum encoder; as many views as heads. No gradient.
-        queues: [heads, size, dim]: `SupportSet.rows` of each head, stacked; earlier keys k[v(h), h]. No gradient.
+        keys: [views, heads, batch, dim], key views through every head of the momentum encoder; as many views as heads; floating, of any
+            dtype. No gradient.
+        queues: [heads, size, dim]: `SupportSet.rows` of each head, stacked; earlier keys k[v(h), h]; floating, of any dtype, such as a
+            bfloat16 queue, and compared in that of the result. No gradient.
         shared: for each view the head whose augmentation it shares with the query, 0: none; `LeaveOneOut.shared`. None: 0, 1, 2, ...
-        temperature: above 0.
-        others: "image", as the paper: the other keys of the same image; "batch", as a public code: those of all images of the batch.
+        temperature: above 0; 0.2 is MoCo v2's.
+        others: whose other keys head h > 0 must tell from its own: "image", those of the same image, as the paper writes; "batch", those
+            of all images of all processes, as the public code named below.
         group: the mean is over the rows of all these processes (see `sslkit.distributed`), which hold equal queues.
 
     Returns:
-        Scalar, float32 or wider, in [0, inf). One head is MoCo's loss. 0 for an empty batch.
+        Scalar in [0, inf), of the widest dtype of float32, queries and keys. One head is MoCo's loss. 0 for an empty batch.
 
     Raises:
         ValueError: the axes disagree, `shared` does not name every head once, temperature <= 0, an unknown word.
         TypeError: not floating.
 
-    Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", eq. 2 and 3.
+    Source: Xiao et al. 2021, "What Should Not Be Contrastive in Contrastive Learning", eq. 2 and 3; their code is not public. Mañas et al.
+    2021, "Seasonal Contrast", took the method up (ServiceNow/seasonal-contrast, models/moco2_module.py): others="batch" there, the sum of
+    the heads' losses where this is their mean, and temperature 0.07.
     """
     where = "looc_loss"
     sizes = bind_axes(where, queries=(queries, "heads batch dim"), keys=(keys, "views heads batch dim"), queues=(queues, "heads size dim"))
