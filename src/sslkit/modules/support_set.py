@@ -112,8 +112,8 @@ class SupportSet(nn.Module):
             soft_temperature: above 0: soft neighbours, for k = 1; similarity, ids and labels are still those of the nearest row.
 
         Returns:
-            Neighbours. Of equal similarities the one in the lowest slot is nearer. While fewer than k rows have come, the nearest stands
-            again in the places that are left.
+            Neighbours. Of equal similarities, as they are after rounding, the one in the lowest slot is nearer, for every k. While fewer
+            than k rows have come, the nearest stands again in the places that are left.
 
         Raises:
             ValueError: z has another dim or device, k is above `size`, or soft neighbours are asked for with k > 1.
