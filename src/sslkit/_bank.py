@@ -4,7 +4,7 @@ Both go through the bank in slabs that stay in the cache, and are registered ope
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -155,8 +155,8 @@ def _fast_bf16() -> bool:
 
     A torch without `get_capabilities` does not say: then the plain search, whose answer is the same.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
+    named: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(named.get("amx_bf16", False))
 
 
 def _plain(queries: Tensor, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -37,22 +37,22 @@ def nce_loss(similarity: Tensor, normalizer: Tensor | float, size: int, *, tempe
     """
     batch, candidates = bind_axes("nce_loss", similarity=(similarity, "batch candidates")).values()
     need_floating("nce_loss", similarity=similarity)
-    need_positive("nce_loss", temperature=temperature)
+    need_positive("nce_loss", temperature=temperature, normalizer=normalizer)
     need_whole("nce_loss", size=size, drawn=candidates - 1)
-    need_positive("nce_loss", normalizer=normalizer)
     wide = torch.promote_types(similarity.dtype, torch.float32)
-    if isinstance(normalizer, Tensor):
-        if normalizer.ndim:
-            raise wrong("nce_loss", given=f"normalizer {list(normalizer.shape)}", expected="one number, [], for all rows",
-                        mend="pass normalizer.squeeze(), or nce_normalizer(similarity, size)")  # fmt: skip
-        # first the log: the number itself may be past float32
-        total = normalizer.to(torch.promote_types(normalizer.dtype, wide)).log().to(wide)
-    else:
-        total = math.log(normalizer)
+    total = _log(normalizer, wide) if isinstance(normalizer, Tensor) else math.log(normalizer)
     odds = similarity.to(wide) / temperature - total - math.log((candidates - 1) / size)  # log of P over m / size
     own, drawn = odds[:, 0], odds[:, 1:]
     loss = torch.nn.functional.softplus(-own).sum() + torch.nn.functional.softplus(drawn).sum()
     return global_mean(loss, row_count(batch, group), group)
+
+
+def _log(normalizer: Tensor, wide: torch.dtype) -> Tensor:
+    """Of the number as it came, which may be past float32, as its logarithm is not."""
+    if normalizer.ndim:
+        raise wrong("nce_loss", given=f"normalizer {list(normalizer.shape)}", expected="one number, [], for all rows",
+                    mend="pass normalizer.squeeze(), or nce_normalizer(similarity, size)")  # fmt: skip
+    return normalizer.to(torch.promote_types(normalizer.dtype, wide)).log().to(wide)
 
 
 @torch.no_grad()

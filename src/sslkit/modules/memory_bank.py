@@ -68,8 +68,8 @@ class MemoryBank(nn.Module):
         bind_axes(where, indices=(indices, "batch"))
         need_whole(where, drawn=drawn)
         own = _numbers(where, len(self.rows), indices=indices)
-        source = {} if seed is None else {"indices": own, "seed": seed, "epoch": epoch, "offset": _SLOT}
-        u = uniforms(len(own), drawn, generator=generator, device=self.rows.device, **source)
+        u = uniforms(len(own), drawn, generator=generator, indices=None if seed is None else own, seed=seed, epoch=epoch, offset=_SLOT,
+                     device=self.rows.device)  # fmt: skip
         others = (u * len(self.rows)).long().clamp(max=len(self.rows) - 1)  # float32: even up to 2^24 pictures
         return torch.cat([own[:, None].to(others), others], dim=1)
 
@@ -81,7 +81,7 @@ class MemoryBank(nn.Module):
         bind_axes("MemoryBank", z=(z, "batch dim"), candidates=(candidates, "batch candidates"), rows=(self.rows, "size dim"))
         need_floating("MemoryBank", z=z)
         ids = _numbers("MemoryBank", len(self.rows), candidates=candidates)
-        chosen = self.rows.index_select(0, ids.flatten()).unflatten(0, ids.shape)  # [batch, candidates, dim]
+        chosen = self.rows.index_select(0, ids.flatten()).view(*ids.shape, self.rows.shape[1])  # [batch, candidates, dim]
         with torch.autocast(z.device.type, enabled=False):
             query = unit(z)
             wide = torch.promote_types(query.dtype, self.rows.dtype)
