@@ -36,12 +36,14 @@ from common import (
 )
 from sslkit.augmentations import nnclr
 from sslkit.backbones import convnet_small
-from sslkit.counter import integer, keys, stream
+from sslkit.counter import uniforms
 from sslkit.distributed import mean_rows
 from sslkit.evaluation import nearest_neighbours, neighbour_match_accuracy
 from sslkit.losses import nnclr_loss
 from sslkit.modules import MLPPredictor, MLPProjector, MomentumEncoder, Neighbours, SupportSet, encode_views
 from sslkit.plots import curves, neighbour_picture
+
+SLOT = 1 << 20  # the first of a picture's draws of its neighbours, beyond those of its views
 
 
 def parse(arguments=None):
@@ -88,11 +90,12 @@ class Network(nn.Module):
         return encode_views(lambda x: torch.cat([z := self.projector(x), self.predictor(z)], dim=1), views).chunk(2, dim=2)
 
 
-def positives(support, z, view, options, indices, step):
+def positives(support, z, view, options, indices, epoch):
     """The positives of a large view, [batch, 64], and the neighbours they come from."""
     near = support.nearest(z, options.topk, options.temperature if options.neighbour == "soft" else None)
     if options.topk > 1:  # drawn by the picture's number, so that one process and two draw alike
-        drawn = torch.arange(len(z), device=z.device), integer(keys(indices, stream(options.seed, step)), view, options.topk)
+        u = uniforms(len(z), 1, indices=indices, seed=options.seed, epoch=epoch, offset=SLOT + view)[:, 0]
+        drawn = torch.arange(len(z), device=z.device), (u * options.topk).long()
         near = Neighbours(near.rows[drawn], near.similarity[drawn], near.ids[drawn], near.labels[drawn])
     return (z if options.positive == "view" else near.rows), near
 
@@ -118,7 +121,7 @@ def train(options, run, data, network, teacher, support, group, device):
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
             z, p = trained(x)  # [views, batch, 64], the two large views first
             z = encode_views(teacher, x[:2]) if teacher else z[:2].detach()
-        targets = [positives(support, z[view], view, options, indices, step) for view in range(2)]
+        targets = [positives(support, z[view], view, options, indices, epoch) for view in range(2)]
         pairs = [(t, v) for t in range(2) for v in range(len(p)) if v != t]  # every view but the neighbour's own
         loss = sum(nnclr_loss(targets[t][0], p[v], temperature=options.temperature, both_directions=options.both_directions, group=group)
                    for t, v in pairs) / len(pairs)  # fmt: skip

@@ -43,7 +43,7 @@ from common import (
 )
 from sslkit.augmentations import dino
 from sslkit.backbones import ViT, convnet_small
-from sslkit.distributed import gather, global_mean, row_count
+from sslkit.distributed import gather
 from sslkit.losses import (
     barlow_twins_loss,
     byol_loss,
@@ -204,9 +204,8 @@ class State(nn.Module):
         for k, (bank, x) in enumerate(zip(crossed, z, strict=False)):
             similarity = bank(x, bank.candidates(draw["indices"], self.options.negatives, seed=self.options.seed + k, epoch=draw["epoch"]))
             if draw["step"] == 0:
-                self.normalizer[k] = nce_normalizer(gather(similarity, group).rows, len(bank.rows))
-            loss = nce_loss(similarity, self.normalizer[k], len(bank.rows)) * len(similarity)
-            total = total + global_mean(loss, row_count(len(similarity), group), group)
+                self.normalizer[k] = nce_normalizer(similarity, len(bank.rows), group=group)
+            total = total + nce_loss(similarity, self.normalizer[k], len(bank.rows), group=group)
         return total
 
     def begin_epoch(self):

@@ -240,7 +240,7 @@ COMPONENTS = [
         ("gradcheck", "compile", "half", "pickle"),
         {"golden": NO_NUMBERS, "worlds": NO_GROUP},
     ),
-    Component("losses.nce_loss", "loss", lambda: partial(nce_loss, normalizer=9.0, size=9), _rows, ("pickle",), {"worlds": NO_GROUP}),
+    Component("losses.nce_loss", "loss", lambda: partial(nce_loss, normalizer=9.0, size=9), _rows, ("pickle",)),
     Component("losses.nce_normalizer", "evaluation", lambda: partial(nce_normalizer, size=9), _rows, ("pickle",)),
     Component("maskers.TokenMask", "masker", absent={"golden": "a container, whose golden masks are RandomMasker's"}),
     Component("maskers.RandomMasker", "masker"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "sslkit"
-STEM = {"patches", "schedules", "counter", "distributed", "optim", "_bank", "_checks", "kernels"}
+STEM = {"patches", "schedules", "counter", "distributed", "optim", "_bank", "_checks", "_unit", "kernels"}
 PETALS = {"maskers", "targets", "losses", "modules", "augmentations", "saliency", "backbones", "evaluation", "datasets", "plots"}
 EXTRA_EDGES = {("backbones", "maskers")}
 ANYWHERE = {"torch", "torchvision", "einops"} | sys.stdlib_module_names

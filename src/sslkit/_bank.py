@@ -4,7 +4,7 @@ Both go through the bank in slabs that stay in the cache, and are registered ope
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -45,7 +45,7 @@ def nearest_rows(queries: Tensor, rows: Tensor, k: int = 1, filled: Tensor | Non
         k: at most the number of rows.
         filled: as above. Places for which no row is left hold the nearest once more.
 
-    Of equal similarities the first wins. A CPU that multiplies bfloat16 looks there first, for k = 1, and again in
+    Of equal similarities the first wins. A CPU whose matrix units multiply bfloat16 looks there first, for k = 1, and again in
     float32 wherever the bound of the rounding leaves a doubt: the answer is the same.
     """
     similarity, ids = torch.ops.sslkit.nearest_rows(queries, rows.detach(), k, filled)
@@ -151,8 +151,12 @@ def _(queries: Tensor, rows: Tensor, k: int, filled: Tensor | None) -> tuple[Ten
 
 @cache
 def _fast_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 faster than float32."""
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    """Whether the CPU multiplies bfloat16 so much faster that looking twice pays: with AMX, not with AVX-512's instructions for it.
+
+    A torch without `get_capabilities` does not say: then the plain search, whose answer is the same.
+    """
+    named: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(named.get("amx_bf16", False))
 
 
 def _plain(queries: Tensor, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -165,7 +169,7 @@ def _plain(queries: Tensor, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, 
         if bias is not None:
             s += bias[start : start + len(slab)]
         if start == 0:
-            best, ids = s.max(dim=1)
+            best, ids = s.max(dim=1)  # like argmax, and unlike topk, torch's max promises the first of equals
         elif s.device.type == "cpu":  # where the largest is found ten times faster than its place: that only for the few that rise
             values = s.amax(dim=1)
             better = (values > best).nonzero()[:, 0]  # not >=: of equals the first stays, whatever the size of a slab
@@ -178,19 +182,33 @@ def _plain(queries: Tensor, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 
 
 def _several(queries: Tensor, rows: Tensor, k: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    best, ids = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64)
+    best, ids = queries.new_full((len(queries), k), -torch.inf), queries.new_zeros(len(queries), k, dtype=torch.int64)
     for start, slab in _slabs(len(queries), rows, _numbers(queries)):
         s = queries @ slab.to(queries.dtype).T
         if bias is not None:
             s += bias[start : start + len(slab)]
-        values, places = s.topk(min(k, len(slab)), dim=1)
-        best, ids = torch.cat([best, values], dim=1), torch.cat([ids, places + start], dim=1)
-        best, order = best.topk(min(k, best.shape[1]), dim=1)
-        ids = ids.gather(1, order)
-    if bias is not None:
-        ids, best = ids.where(best > -torch.inf, ids[:, :1]), best.where(best > -torch.inf, best[:, :1])
-    missing = k - best.shape[1]
-    return tuple(torch.cat([x, x[:, :1].expand(-1, missing)], dim=1) for x in (best, ids))  # type: ignore[return-value]
+        # a CPU may look: then only at the queries for which something rises
+        rising = (~(s.amax(dim=1) <= best[:, -1])).nonzero()[:, 0] if s.device.type == "cpu" else slice(None)
+        values, places = _largest(s[rising], min(k, len(slab)))
+        # stable: of equals those of the slabs before stay in front
+        values, order = torch.cat([best[rising], values], dim=1).sort(dim=1, descending=True, stable=True)
+        best[rising], ids[rising] = values[:, :k], torch.cat([ids[rising], places + start], dim=1).gather(1, order[:, :k])
+    found = best > -torch.inf
+    return best.where(found, best[:, :1]), ids.where(found, ids[:, :1])
+
+
+def _largest(s: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places, by falling value; of equals the first, which topk leaves open."""
+    values, places = s.topk(min(k + 1, s.shape[1]), dim=1)
+    least, beyond, places = values[:, k - 1 : k], values[:, k:], places[:, :k]
+    if s.device.type != "cpu" or bool((beyond == least).any()):  # more equals than places; only a CPU may look
+        above, equal = ~(s <= least), s == least  # a nan is above all, as for topk
+        first = equal.cumsum(dim=1, dtype=torch.int32) <= k - above.sum(dim=1, keepdim=True)
+        falling = torch.arange(s.shape[1], 0, -1, dtype=torch.int32, device=s.device)
+        places = ((above | equal & first) * falling).topk(k, dim=1).indices  # no two alike
+    places = places.sort(dim=1).values
+    values, order = s.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
 
 
 def _certified(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,16 @@ def test_finite_at_any_scale_and_log_of_the_count_where_all_is_alike(dtype, gene
     assert swav_loss(torch.zeros_like(scores), codes).item() == pytest.approx(math.log(7), rel=1e-5)
 
 
+@proves(CODES, "half", "property")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_queue_keeps_its_digits_beside_16_bit_scores(dtype, generator):
+    """The wider of the two dtypes holds, whichever it is of."""
+    scores, queue = torch.rand(2, 4, 7, generator=generator) * 2 - 1, torch.rand(2, 9, 7, generator=generator) * 2 - 1
+    narrow = scores.to(dtype)
+    assert torch.equal(swav_codes(narrow, queue_scores=queue), swav_codes(narrow.float(), queue_scores=queue))
+    assert torch.equal(swav_codes(scores, queue_scores=queue.to(dtype)), swav_codes(scores, queue_scores=queue.to(dtype).float()))
+
+
 @proves(LOSS, "compile")
 @proves(CODES, "compile")
 def test_compiles_to_the_same(generator):
@@ -93,6 +103,17 @@ def test_compiles_to_the_same(generator):
         return swav_loss(scores, swav_codes(scores[:2]))
 
     torch.testing.assert_close(torch.compile(step, backend="aot_eager", fullgraph=True)(scores), step(scores))
+
+
+def rank_official(scores, *options, group):
+    return swav_codes(scores[torch.distributed.get_rank(group)][None], temperature=options[0], iterations=options[1], group=group)[0]
+
+
+@proves(CODES, "golden", "worlds")
+def test_official_sinkhorn_of_two_processes(golden):
+    g = golden("swav_sinkhorn")
+    codes = run_in_processes(rank_official, 2, g.tensor("scores").chunk(2), g.number("eps_0"), g.number("iters_0"))
+    torch.testing.assert_close(torch.cat(codes), g.tensor("Q_dist2"), rtol=0, atol=1e-6)
 
 
 def rank_codes(scores, queue, *, group):
@@ -132,3 +153,5 @@ def test_errors():
         swav_loss(torch.zeros(3, 4, 5), torch.zeros(2, 4, 5), temperature=0)
     with pytest.raises(TypeError, match="swav_codes: got scores of dtype torch.int64"):
         swav_codes(torch.zeros(2, 4, 5, dtype=torch.int64))
+    with pytest.raises(TypeError, match="swav_codes: got queue_scores of dtype torch.int64"):
+        swav_codes(torch.zeros(2, 4, 5), queue_scores=torch.zeros(2, 3, 5, dtype=torch.int64))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslkit.modules import MemoryBank
 from sslkit.testing import compiles, pickles, proves, run_in_processes
@@ -46,6 +47,42 @@ def test_equals_the_loop(batch, momentum, drawn, seed):
         expected[i] = functional.normalize(momentum * expected[i] + (1 - momentum) * functional.normalize(z[b], dim=0), dim=0)
     got.update(indices, z)
     torch.testing.assert_close(got.rows, expected)
+
+
+class FromTheEnd(TorchDispatchMode):
+    """A device that writes rows in the opposite order: there the first of equal numbers would win."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index_copy_.default:
+            rows, dim, ids, values = args
+            args = rows, dim, ids.flip(0), values.flip(0)
+        return func(*args, **(kwargs or {}))
+
+
+@proves(NAME, "property", "loop")
+@given(indices=st.lists(st.integers(0, 3), max_size=8), dtype=st.sampled_from([torch.int64, torch.int32]), seed=st.integers(0, 99))
+def test_of_a_picture_that_comes_again_the_last_counts_in_whatever_order_rows_are_written(indices, dtype, seed):
+    z = torch.randn(len(indices), 4, generator=torch.Generator().manual_seed(seed))
+    one, other = bank(), bank()
+    expected = one.rows.clone()
+    for i, last in dict(zip(indices, z, strict=True)).items():
+        expected[i] = functional.normalize(0.5 * expected[i] + 0.5 * functional.normalize(last, dim=0), dim=0)
+    one.update(torch.tensor(indices, dtype=dtype), z)
+    with FromTheEnd():
+        other.update(torch.tensor(indices, dtype=dtype), z)
+    torch.testing.assert_close(one.rows, expected)
+    assert torch.equal(one.rows, other.rows)
+
+
+@proves(NAME, "property")
+def test_a_zero_row_moves_nothing_and_has_a_gradient_that_float16_could_nearly_hold():
+    """1 / eps of the norm, 1e6, and not torch's 1e12."""
+    z, got = torch.zeros(2, 4, requires_grad=True), bank()
+    before = got.rows.clone()
+    (gradient,) = torch.autograd.grad(got(z, torch.tensor([[0, 1], [2, 3]])).sum(), z)
+    assert gradient.abs().max() < 2e6
+    got.update(torch.arange(2), z)
+    torch.testing.assert_close(got.rows, before)
 
 
 @proves(NAME, "property")
@@ -98,8 +135,12 @@ def rank_update(indices, z, *, group):
 
 @proves(NAME, "worlds")
 @pytest.mark.parametrize("cut", [[2, 4], [1, 0, 5]])
-def test_the_banks_of_all_processes_stay_equal(cut, generator):
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_banks_of_all_processes_stay_equal(cut, twice, generator):
+    """Also where a picture comes on two ranks: then the later rank's counts, as in one process the later row."""
     indices, z = torch.randperm(9, generator=generator)[:6], torch.randn(6, 4, generator=generator)
+    if twice:
+        indices[3:] = indices[:3]
     whole = bank()
     whole.update(indices, z)
     for rows in run_in_processes(rank_update, len(cut), indices.split(cut), z.split(cut)):
@@ -116,3 +157,22 @@ def test_errors():
         bank()(torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(TypeError, match=r"MemoryBank.update: got z of dtype torch.int64"):
         bank().update(torch.arange(2), torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="uniforms: got indices with a generator"):
+        bank().candidates(torch.arange(2), 3, generator=torch.Generator(), seed=0)
+
+
+@proves(NAME, "errors")
+@pytest.mark.parametrize("call", ["candidates", "update", "forward"])
+def test_numbers_that_are_no_pictures(call):
+    """A float would be rounded, a bool is a mask, -1 would be the last picture."""
+    got, z = bank(), torch.zeros(2, 4)
+    where = "MemoryBank" if call == "forward" else f"MemoryBank.{call}"
+    use = {"candidates": lambda i: got.candidates(i, 3), "update": lambda i: got.update(i, z), "forward": lambda i: got(z, i[:, None])}[
+        call
+    ]
+    for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.uint8)):
+        with pytest.raises(TypeError, match=rf"{where}: got (indices|candidates) of dtype {wrong.dtype}; expected int64 or int32"):
+            use(wrong)
+    for wrong in (torch.tensor([-1, 2]), torch.tensor([-1, 9]), torch.tensor([-1, 8], dtype=torch.int32)):
+        with pytest.raises(IndexError, match=rf"{where}: got (indices|candidates) from -1 to {wrong[1]}; expected 0 to 8"):
+            use(wrong)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sslkit.modules import DINOHead, MomentumEncoder
 from sslkit.optim import clip_each
+from sslkit.schedules import cosine
 from sslkit.testing import proves, resumes, run_in_processes
 
 NAME = "modules.MomentumEncoder"
@@ -54,6 +55,23 @@ def test_equals_the_average_number_by_number(momenta, seed):
             expected[name] = [momentum * a + (1 - momentum) * b for a, b in zip(expected[name], p.flatten().tolist(), strict=True)]
     for name, p in teacher.teacher.named_parameters():
         assert p.flatten().tolist() == pytest.approx(expected[name], rel=1e-12, abs=1e-12), name
+
+
+@proves(NAME, "golden")
+@proves("schedules.cosine", "golden")
+def test_official_average_of_byol(golden):
+    """Under BYOL's momentum, which rises from 0.996 to 1 by half a cosine."""
+    g = golden("byol")
+    online, target, tau = g.tensor("ema_online"), g.tensor("ema_target"), g["ema_tau_f64"]
+    student = nn.Linear(online.shape[1], 1, bias=False)
+    student.weight.data.copy_(target[:1])
+    teacher = MomentumEncoder(student)
+    for step, row in enumerate(online):
+        student.weight.data.copy_(row[None])
+        momentum = cosine(step, base=tau[0], final=1.0, steps=len(online))
+        assert momentum == pytest.approx(tau[step], abs=1e-12)
+        teacher.update(momentum)
+        torch.testing.assert_close(teacher.teacher.weight[0], target[step + 1], rtol=1e-5, atol=1e-6)
 
 
 @proves(NAME, "property")

@@ -38,6 +38,35 @@ def test_a_step_leaves_the_sphere_and_normalize_comes_back():
     torch.testing.assert_close(prototypes.weight.detach(), before)
 
 
+@proves(NAME, "half")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_computes_in_float32_whatever_comes_in(dtype, generator):
+    """A 16-bit cosine would lose the digits that a temperature of 0.05 magnifies; the gradient as well."""
+    prototypes, z = Prototypes(64, 5), torch.randn(2, 3, 64, generator=generator).to(dtype)
+    expected = prototypes(z.float())
+    assert expected.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(expected.square().sum(), prototypes.weight, retain_graph=True)
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype, enabled=autocast):
+            assert torch.equal(prototypes(z), expected)
+            torch.testing.assert_close(prototypes(z[0, 0]), expected[0, 0])  # a single row
+            assert torch.equal(torch.autograd.grad(prototypes(z).square().sum(), prototypes.weight)[0], gradient)
+
+
+@proves(NAME, "property")
+def test_a_zero_row_has_a_gradient_of_one_over_eps():
+    """1e6, and not the 1e12 of torch's own eps."""
+    prototypes, z = Prototypes(4, 5), torch.zeros(3, 4, requires_grad=True)
+    scores = prototypes(z)
+    assert scores.eq(0).all()
+    (gradient,) = torch.autograd.grad(scores.sum(), z)
+    assert 1e5 < gradient.abs().max() < 1e7
+    with torch.no_grad():
+        prototypes.weight[0] = 0
+    prototypes.normalize()
+    assert prototypes.weight[0].eq(0).all()
+
+
 def step(prototypes):
     prototypes.normalize()
     loss = prototypes(torch.linspace(-1, 1, 12).view(3, 4)).square().sum()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 from torch.nn.functional import normalize
 
 from sslkit import _bank
@@ -209,17 +210,40 @@ def test_slabs_of_any_size_find_the_same_and_the_first_of_equals(numbers, k, mon
     near = holding(rows).nearest(rows[:16], k)
     torch.testing.assert_close(near.similarity, torch.ones(16, k).squeeze(1))
     assert torch.equal(near.rows, rows[:16, None].expand(-1, k, -1).squeeze(1))
-    if k == 1:
-        assert near.ids.tolist() == list(range(16))
-    else:
-        assert (near.ids % 16 == torch.arange(16)[:, None]).all()
-        assert all(len(set(row)) == k for row in near.ids.tolist())
+    assert torch.equal(near.ids, (torch.arange(16)[:, None] + 16 * torch.arange(k)).squeeze(1))
+    falling = (rows[:16] @ rows.T).sort(dim=1, descending=True, stable=True).indices  # five cosines, each of many rows
+    assert torch.equal(holding(rows).nearest(rows[:16], 40 * k).ids, falling[:, : 40 * k])
     angles = torch.linspace(-3, 0, 300)
     rising = torch.stack([angles.cos(), angles.sin()], dim=1)  # each row is nearer than all before
     assert _bank._plain(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), rising, None)[1].tolist() == [299, 0]
     rows, z = units(300, 4), units(40, 4, seed=1)
     similarity = (z.double() @ rows.double().T).topk(k, dim=1).values
     torch.testing.assert_close(holding(rows).nearest(z, k).similarity.view(40, k).double(), similarity, rtol=0, atol=1e-6)
+
+
+def test_the_largest_are_those_of_a_stable_sort(generator):
+    """Rows with and without equals, also at the last place, and of equals alone; in steps that a GPU takes without being waited for."""
+    s = torch.cat([torch.randn(5, 40, generator=generator), torch.randint(4, (5, 40), generator=generator).float(), torch.zeros(1, 40)])
+    for k in (1, 2, 7, 39, 40):
+        for part in (s, s[:5], s[:0]):
+            for got, expected in zip(_bank._largest(part, k), part.sort(dim=1, descending=True, stable=True), strict=True):
+                assert torch.equal(got, expected[:, :k])
+    with FakeTensorMode():  # has shapes alone: looking raises
+        z, rows = torch.empty(6, 4, device="cuda"), torch.empty(40, 4, device="cuda")
+        assert [x.shape for x in _bank._several(z, rows, 3, torch.empty(40, device="cuda"))] == [(6, 3), (6, 3)]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_query_that_is_not_finite_moves_no_other(k):
+    rows, z = units(300, 4), units(6, 4, seed=1)
+    whole = _bank.nearest_rows(z, rows, k)
+    z[2] = math.nan
+    near = _bank.nearest_rows(z, rows, k)
+    others = torch.arange(6) != 2
+    assert near[0][2].isnan().all()
+    assert torch.equal(near[0][others], whole[0][others])
+    assert torch.equal(near[1][others], whole[1][others])
+    assert ((near[1] >= 0) & (near[1] < 300)).all()
 
 
 class TestCoarseSearch:
@@ -277,9 +301,9 @@ class TestCoarseSearch:
     def test_the_first_of_equals(self):
         rows = exact_rows(200)  # more than 16 equals, so that a certificate is refused
         assert _bank._certified(rows[:16], rows)[1].tolist() == list(range(16))
-        rows = units(2000, 8)
-        rows[1000:1003] = rows[7:10] = rows[3:6]
-        assert (_bank._certified(rows[3:6].repeat(6, 1), rows)[0] > 0.99999).all()
+        rows = torch.randint(2, (2000, 16), generator=seeded()) * 0.5 - 0.25  # products that hold no rounding
+        rows[1000:1016] = rows[700:716] = rows[3:19]  # few equals, in other groups: certified
+        assert _bank._certified(rows[700:716], rows)[1].tolist() == (rows[700:716] @ rows.T).argmax(dim=1).tolist() == list(range(3, 19))
 
     def test_is_what_a_large_search_takes_where_it_is_fast(self, monkeypatch):
         taken = []
@@ -292,6 +316,18 @@ class TestCoarseSearch:
         support.nearest(units(16, 8, dtype=torch.float64))  # has more digits than the bound knows
         support.nearest(units(2, 8))
         assert taken == ["coarse"]
+
+    def test_is_fast_with_matrix_units_alone(self, monkeypatch):
+        """AVX-512's bf16 is not enough, and a torch that does not name the instructions gets the plain search."""
+        for named, fast in (
+            ({"amx_bf16": True}, True),
+            ({"avx512_bf16": True, "amx_bf16": False}, False),
+            ({"architecture": "aarch64"}, False),
+        ):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda named=named: named, raising=False)
+            assert _bank._fast_bf16.__wrapped__() is fast
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+        assert not _bank._fast_bf16.__wrapped__()
 
 
 def test_the_hidden_rows_of_a_device_that_is_not_looked_at():

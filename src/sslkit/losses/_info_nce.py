@@ -6,8 +6,8 @@ from torch.nn.functional import logsigmoid
 
 from sslkit._bank import softmax_mean
 from sslkit._checks import bind_axes, need_floating, need_positive
+from sslkit._unit import products, unit
 from sslkit.distributed import Group, gather, global_mean, row_count
-from sslkit.losses._unit import products, unit
 
 
 def info_nce(queries: Tensor, keys: Tensor, *, negatives: Tensor | None = None, temperature: float, decoupled: bool = False,

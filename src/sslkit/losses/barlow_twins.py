@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating
+from sslkit._unit import products
 from sslkit.distributed import Group, all_sum, row_count
-from sslkit.losses._unit import products
 
 EPS = 1e-5  # of the variance, as in BatchNorm
 

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating
+from sslkit._unit import unit
 from sslkit.distributed import Group, global_mean, row_count
-from sslkit.losses._unit import unit
 
 
 def byol_loss(prediction: Tensor, target: Tensor, *, group: Group | None = None) -> Tensor:

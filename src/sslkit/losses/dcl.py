@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive
+from sslkit._unit import products, unit
 from sslkit.distributed import Group, gather, global_mean
-from sslkit.losses._unit import products, unit
 
 
 def dcl_loss(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, sigma: float | None = None, group: Group | None = None) -> Tensor:

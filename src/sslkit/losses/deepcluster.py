@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive, need_whole, wrong
+from sslkit._unit import unit
 from sslkit.distributed import Group, all_sum, global_mean
-from sslkit.losses._unit import unit
 
 UNASSIGNED = -1
 

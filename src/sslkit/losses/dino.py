@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from sslkit._checks import bind_axes, need_between, need_floating, need_positive, wrong
+from sslkit._unit import unit
 from sslkit.distributed import Group, global_mean, mean_rows, row_count, world_size
 from sslkit.kernels import soft_cross_entropy
-from sslkit.losses._unit import unit
 
 
 def dino_loss(student_logits: Tensor, teacher_probs: Tensor, *, student_temperature: float = 0.1, group: Group | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating
-from sslkit.losses._unit import unit
+from sslkit._unit import unit
 
 EPS = 1e-8
 

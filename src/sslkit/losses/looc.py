@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 
 from sslkit._bank import softmax_mean
 from sslkit._checks import bind_axes, need_floating, need_positive, wrong
+from sslkit._unit import products, unit
 from sslkit.distributed import Group, gather, global_mean, row_count
-from sslkit.losses._unit import products, unit
 
 
 def looc_loss(queries: Tensor, keys: Tensor, queues: Tensor, shared: Sequence[int] | None = None, *, temperature: float = 0.2,

@@ -20,8 +20,8 @@ def swav_codes(scores: Tensor, *, queue_scores: Tensor | None = None, temperatur
 
     Args:
         scores: [views, batch, prototypes], cosines; the views that are assigned, the two global ones.
-        queue_scores: [views, kept, prototypes]: earlier embeddings of each view against the prototypes of now. A queue that is not full
-            yet is left out by the authors.
+        queue_scores: [views, kept, prototypes], floating: earlier embeddings of each view against the prototypes of now. A queue that is
+            not full yet is left out by the authors.
         temperature: above 0; 0.05, or 0.03 where training collapses.
         iterations: of Sinkhorn-Knopp.
         log_domain: exact where a prototype's cosines all lie more than about 87 temperatures below their rows' largest: of use below 0.02.
@@ -38,8 +38,8 @@ def swav_codes(scores: Tensor, *, queue_scores: Tensor | None = None, temperatur
     """
     queue = {} if queue_scores is None else {"queue_scores": (queue_scores, "views kept prototypes")}
     batch = bind_axes("swav_codes", scores=(scores, "views batch prototypes"), **queue)["batch"]
-    need_floating("swav_codes", scores=scores)
-    rows = scores if queue_scores is None else torch.cat([queue_scores.to(scores.dtype), scores], dim=1)
+    need_floating("swav_codes", scores=scores, **({} if queue_scores is None else {"queue_scores": queue_scores}))
+    rows = scores if queue_scores is None else torch.cat([queue_scores, scores], dim=1)  # in the wider dtype of the two
     codes = [
         sinkhorn_knopp(view, temperature, iterations=iterations, log_domain=log_domain, group=group) for view in rows
     ]  # a handful of views

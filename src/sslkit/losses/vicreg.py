@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, wrong
+from sslkit._unit import products
 from sslkit.distributed import Group, all_sum, global_mean, row_count
-from sslkit.losses._unit import products
 
 EPS = 1e-4  # of the variance, whose root is taken
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sslkit._checks import bind_axes, need_floating, need_whole
+from sslkit._unit import unit
 
 # Names under which torch's parametrised weight norm saves what DINO's files call weight_g and weight_v.
 _PARAMETRISED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
@@ -63,7 +64,7 @@ class DINOHead(nn.Module):
         bind_axes("DINOHead", embeddings=(embeddings, f"... {self.dim}"))
         need_floating("DINOHead", embeddings=embeddings)
         rows = self.mlp(embeddings.reshape(-1, self.dim))  # [rows, bottleneck]
-        logits: Tensor = self.last_layer(_unit(rows).to(rows.dtype))  # [rows, out_dim]
+        logits: Tensor = self.last_layer(unit(rows).to(rows.dtype))  # [rows, out_dim]
         # rows stay what they are: fully_shard warns of outputs that are views.
         return logits if embeddings.ndim == 2 else logits.view(*embeddings.shape[:-1], self.out_dim)
 
@@ -78,13 +79,8 @@ class _Prototypes(nn.Module):
         self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
     def forward(self, rows: Tensor) -> Tensor:
-        weight = self.weight_g * _unit(self.weight_v)  # [out_dim, dim]
+        weight = self.weight_g * unit(self.weight_v)  # [out_dim, dim]
         return functional.linear(rows, weight.to(rows.dtype))
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x / |x| along the last axis, float32 or wider; 0 stays 0, with a slope of 1e6 instead of the 1e12 of torch's default."""
-    return functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=1e-6)
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

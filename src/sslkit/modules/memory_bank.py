@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from sslkit._checks import bind_axes, need_between, need_floating, need_whole
+from sslkit._checks import bind_axes, need_between, need_floating, need_whole, wrong
+from sslkit._unit import unit
 from sslkit.counter import uniforms
 from sslkit.distributed import Group, gather
 
@@ -13,7 +14,7 @@ _SLOT = 1 << 20  # the first slot of these draws, beyond those of the picture's 
 class MemoryBank(nn.Module):
     """The last embeddings of all pictures, by their numbers; a picture's own is replaced by a mean when it comes by again.
 
-        rows[i] <- unit(momentum * rows[i] + (1 - momentum) * unit(z[b]))          i = indices[b]            update
+        rows[i] <- unit(momentum * rows[i] + (1 - momentum) * unit(z[b]))          b: the last with indices[b] = i            update
 
     Args:
         size: pictures in the data set.
@@ -21,9 +22,13 @@ class MemoryBank(nn.Module):
         momentum: 0.5 in the papers.
         generator: of the first rows, which are uniform on the sphere.
 
+    Shape:
+        z [batch, dim], candidates [batch, candidates] -> [batch, candidates], float32 or wider; see `forward`.
+
     Raises:
-        ValueError: size or dim below 1, a momentum outside [0, 1], z of another dim.
-        TypeError: z is not floating.
+        ValueError: size or dim below 1, a momentum outside [0, 1]; of `forward`: the axes or devices disagree.
+        TypeError: of `forward`: z is not floating, or candidates are neither int64 nor int32.
+        IndexError: of `forward`: a candidate is outside 0..size-1, on a CPU (on a GPU, a device-side assertion).
 
     Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.1; Tian et al. 2020 (CMC).
     """
@@ -36,21 +41,37 @@ class MemoryBank(nn.Module):
         need_between("MemoryBank", 0, 1, momentum=momentum)
         self.momentum = momentum
         rows = torch.randn(size, dim, generator=generator, device=None if generator is None else generator.device)
-        self.register_buffer("rows", nn.functional.normalize(rows, dim=1))  # persistent: a resumed run goes on from here
+        self.register_buffer("rows", unit(rows))  # persistent: a resumed run goes on from here
 
     def candidates(self, indices: Tensor, drawn: int, *, generator: torch.Generator | None = None, seed: int | None = None,
                    epoch: int = 0) -> Tensor:  # fmt: skip
-        """Numbers of rows [batch, 1 + drawn]: each picture's own, then `drawn` of all at random, with replacement.
+        """Numbers of rows: each picture's own, then `drawn` of all at random, with replacement.
 
-        Its own may be among those, too. With `seed`, the draws are a function of (seed, epoch, picture), whatever the batch; else they
-        come from `generator`, on the bank's device.
+        Its own may be among those, too.
+
+        Args:
+            indices: [batch], int64 or int32, the pictures' numbers.
+            drawn: rows at random; 4096 in the papers.
+            generator: of the draws; on the bank's device.
+            seed: in place of a generator: the draws are a function of (seed, epoch, picture), whatever the batch.
+            epoch: with `seed`: another epoch, other draws.
+
+        Returns:
+            [batch, 1 + drawn], int64, on the bank's device.
+
+        Raises:
+            ValueError: the axes, drawn below 1, or a generator and a seed.
+            TypeError: indices are neither int64 nor int32.
+            IndexError: an index is outside 0..size-1, on a CPU (elsewhere it is not looked at).
         """
-        bind_axes("MemoryBank.candidates", indices=(indices, "batch"))
-        need_whole("MemoryBank.candidates", drawn=drawn)
-        source = {"generator": generator} if seed is None else {"indices": indices, "seed": seed, "epoch": epoch, "offset": _SLOT}
-        u = uniforms(len(indices), drawn, device=self.rows.device, **source)
+        where = "MemoryBank.candidates"
+        bind_axes(where, indices=(indices, "batch"))
+        need_whole(where, drawn=drawn)
+        own = _numbers(where, len(self.rows), indices=indices)
+        u = uniforms(len(own), drawn, generator=generator, indices=None if seed is None else own, seed=seed, epoch=epoch, offset=_SLOT,
+                     device=self.rows.device)  # fmt: skip
         others = (u * len(self.rows)).long().clamp(max=len(self.rows) - 1)  # float32: even up to 2^24 pictures
-        return torch.cat([indices[:, None].to(others), others], dim=1)
+        return torch.cat([own[:, None].to(others), others], dim=1)
 
     def forward(self, z: Tensor, candidates: Tensor) -> Tensor:
         """Cosines [batch, candidates] of unit(z [batch, dim]) and the rows of these numbers, float32 or wider. Gradient flows into z alone.
@@ -59,19 +80,49 @@ class MemoryBank(nn.Module):
         """
         bind_axes("MemoryBank", z=(z, "batch dim"), candidates=(candidates, "batch candidates"), rows=(self.rows, "size dim"))
         need_floating("MemoryBank", z=z)
-        wide = torch.promote_types(z.dtype, self.rows.dtype)
+        ids = _numbers("MemoryBank", len(self.rows), candidates=candidates)
+        chosen = self.rows.index_select(0, ids.flatten()).view(*ids.shape, self.rows.shape[1])  # [batch, candidates, dim]
         with torch.autocast(z.device.type, enabled=False):
-            unit = nn.functional.normalize(z.to(wide), dim=1)
-            return torch.einsum("bd,bkd->bk", unit, self.rows[candidates].to(wide))
+            query = unit(z)
+            wide = torch.promote_types(query.dtype, self.rows.dtype)
+            return torch.einsum("bd,bkd->bk", query.to(wide), chosen.to(wide))
 
     @torch.no_grad()
     def update(self, indices: Tensor, z: Tensor, group: Group | None = None) -> None:
-        """Moves the rows of these pictures; once a step. With a group, those of all processes, so that the banks stay equal.
+        """Moves the rows of these pictures, each once; to be called once a step. Nothing waits for the device.
 
-        Of a picture that comes twice, one of the two counts, which of them is not defined on a GPU.
+        Of a picture that comes more than once the last embedding counts, of the last rank, on every device.
+
+        Args:
+            indices: [batch], int64 or int32, the pictures' numbers.
+            z: [batch, dim], not necessarily normalised; floating.
+            group: the pictures of all these processes, in the order of the ranks, so that banks that are equal stay so; batch may differ.
+
+        Raises:
+            ValueError: the axes or devices disagree.
+            TypeError: z is not floating, or indices are neither int64 nor int32.
+            IndexError: an index is outside 0..size-1, on a CPU (on a GPU, a device-side assertion).
         """
-        bind_axes("MemoryBank.update", indices=(indices, "batch"), z=(z, "batch dim"), rows=(self.rows, "size dim"))
-        need_floating("MemoryBank.update", z=z)
-        ids, rows = gather(indices, group).rows, gather(z.detach().to(self.rows.dtype), group).rows
-        mixed = self.momentum * self.rows[ids] + (1 - self.momentum) * nn.functional.normalize(rows, dim=1)
-        self.rows[ids] = nn.functional.normalize(mixed, dim=1)
+        where = "MemoryBank.update"
+        bind_axes(where, indices=(indices, "batch"), z=(z, "batch dim"), rows=(self.rows, "size dim"))
+        need_floating(where, z=z)
+        ids, rows = gather(_numbers(where, len(self.rows), indices=indices), group).rows, gather(z.to(self.rows.dtype), group).rows
+        mixed = unit(self.momentum * self.rows.index_select(0, ids) + (1 - self.momentum) * unit(rows))
+        place = torch.arange(len(ids), device=ids.device)
+        last = place.new_zeros(len(self.rows)).scatter_reduce_(0, ids, place, "amax")[ids]  # [global batch]
+        # all places of a picture write the row of the last, so that it does not matter which of them a device writes last.
+        self.rows.index_copy_(0, ids, mixed[last].to(self.rows.dtype))
+
+
+def _numbers(where: str, size: int, **tensor: Tensor) -> Tensor:
+    """Rows of the bank as int64, checked: the dtype always, the range where looking costs nothing."""
+    ((name, ids),) = tensor.items()
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise wrong(where, given=f"{name} of dtype {ids.dtype}", expected="int64 or int32, the numbers of pictures",
+                    mend=f"pass {name}.long()", kind=TypeError)  # fmt: skip
+    if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+        least, most = (int(end) for end in ids.aminmax())
+        if least < 0 or most >= size:
+            raise wrong(where, given=f"{name} from {least} to {most}", expected=f"0 to {size - 1}, as the bank has {size} rows",
+                        mend="pass the pictures' numbers in the data set, and its length as size", kind=IndexError)  # fmt: skip
+    return ids.long()

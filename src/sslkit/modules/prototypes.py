@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit._checks import bind_axes, need_floating, need_whole
+from sslkit._unit import products, unit
 
 
 class Prototypes(nn.Module):
@@ -19,7 +20,8 @@ class Prototypes(nn.Module):
         count: of the prototypes; 3000 in the paper.
 
     Shape:
-        z [..., dim] -> [..., count], in the autocast or z's dtype.
+        z [..., dim], floating -> [..., count], float32 or wider, whatever z and autocast are: the temperature that divides the scores would
+        magnify a rounding to 16 bit.
 
     Raises:
         ValueError: dim or count below 1, or z of another dim.
@@ -39,13 +41,14 @@ class Prototypes(nn.Module):
     @torch.no_grad()
     def normalize(self) -> None:
         """Puts the rows of `weight` back on the sphere: to be called once before every step."""
-        self.weight.copy_(nn.functional.normalize(self.weight, dim=1))
+        self.weight.copy_(unit(self.weight))
 
     def forward(self, z: Tensor) -> Tensor:
         bind_axes("Prototypes", z=(z, "... dim"), weight=(self.weight, "count dim"))
         need_floating("Prototypes", z=z)
-        wide = torch.promote_types(z.dtype, torch.float32)
-        return nn.functional.linear(nn.functional.normalize(z.to(wide), dim=-1).to(z.dtype), self.weight.to(z.dtype))
+        rows = unit(z).reshape(-1, self.dim)
+        wide = torch.promote_types(rows.dtype, self.weight.dtype)
+        return products(rows.to(wide), self.weight.to(wide)).view(*z.shape[:-1], self.count)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.count}"

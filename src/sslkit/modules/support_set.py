@@ -10,6 +10,7 @@ from torch.utils._pytree import register_pytree_node
 
 from sslkit._bank import nearest_rows, softmax_mean
 from sslkit._checks import bind_axes, need_floating, need_positive, need_whole, wrong
+from sslkit._unit import unit
 from sslkit.distributed import Group, gather
 
 
@@ -112,8 +113,8 @@ class SupportSet(nn.Module):
             soft_temperature: above 0: soft neighbours, for k = 1; similarity, ids and labels are still those of the nearest row.
 
         Returns:
-            Neighbours. Of equal similarities the one in the lowest slot is nearer. While fewer than k rows have come, the nearest stands
-            again in the places that are left.
+            Neighbours. Of equal similarities, as they are after rounding, the one in the lowest slot is nearer, for every k. While fewer
+            than k rows have come, the nearest stands again in the places that are left.
 
         Raises:
             ValueError: z has another dim or device, k is above `size`, or soft neighbours are asked for with k > 1.
@@ -127,7 +128,7 @@ class SupportSet(nn.Module):
             raise wrong(where, given=f"k={k}{'' if soft_temperature is None else ' with a soft_temperature'}",
                         expected=f"k up to {self.size}" if soft_temperature is None else "k=1, as a soft neighbour is made of all rows",
                         mend="ask for fewer" if soft_temperature is None else "leave one of them out")  # fmt: skip
-        query = _unit(z)
+        query = unit(z)
         similarity, ids = nearest_rows(query, self.rows, k, self.filled)
         if k == 1:
             similarity, ids = similarity[:, 0], ids[:, 0]
@@ -157,7 +158,7 @@ class SupportSet(nn.Module):
         need_floating(where, z=z)
         if labels is not None and (labels.is_floating_point() or labels.dtype == torch.bool):
             raise wrong(where, given=f"labels of dtype {labels.dtype}", expected="integers", mend="pass labels.long()", kind=TypeError)
-        new = gather(_unit(z).to(self.rows.dtype), group).rows
+        new = gather(unit(z).to(self.rows.dtype), group).rows
         given = new.new_full(new.shape[:1], -1, dtype=torch.int64) if labels is None else gather(labels.long(), group).rows
         count, kept = len(new), min(len(new), self.size)
         slots = (self.pointer + torch.arange(count - kept, count, device=self.rows.device)) % self.size
@@ -170,8 +171,3 @@ class SupportSet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, {self.dim}"
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Length 1 in float32 or wider; a zero row stays zero."""
-    return normalize(z.detach().to(torch.promote_types(z.dtype, torch.float32)), dim=1, eps=1e-6)
