@@ -23,6 +23,8 @@ from sslkit.losses import (
     info_nce,
     looc_loss,
     moco_v3_loss,
+    nce_loss,
+    nce_normalizer,
     nnclr_loss,
     nt_xent,
     simsiam_loss,
@@ -95,6 +97,11 @@ def looc(x: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:
     return looc_loss(queries.transpose(0, 1), keys.permute(1, 2, 0, 3), random(2, 20, DIM // 2), others="batch", group=group)
 
 
+def nce(x: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:
+    """Row 0 of those looked up is the picture's own; the normaliser is that of the first step."""
+    return nce_loss(x, nce_normalizer(x.detach(), 100, group=group), 100, group=group)
+
+
 def pair(loss: Callable[..., Tensor], x: Tensor, *, group: dist.ProcessGroup | None) -> Tensor:
     return loss(*views(x), group=group)
 
@@ -107,6 +114,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "`moco_v3_loss`": partial(pair, moco_v3_loss),
     "`nnclr_loss`": partial(pair, nnclr_loss),
     "`looc_loss`": looc,
+    "`nce_normalizer`, `nce_loss`": nce,
     "`byol_loss`": partial(pair, byol_loss),
     "`simsiam_loss`": partial(pair, simsiam_loss),
     "`swav_codes`, `swav_loss`": swav,

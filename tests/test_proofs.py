@@ -1,6 +1,8 @@
 """Every public component has its row of proofs, and the mechanical ones hold."""
 
 import importlib
+import inspect
+import re
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sslkit.testing import assert_proven, compiles
 
 # Petals whose every public callable must be registered.
 PETALS = ["losses", "targets", "maskers", "kernels", "modules", "augmentations", "backbones", "evaluation", "datasets", "plots", "saliency"]
+BESIDE = {"dino_mse_loss", "spherical_kmeans"}  # take a group and are not on the page: a mean over rows; no loss
 STEM = ["patches", "schedules", "optim", "counter", "distributed"]
 # Results, constants and bases, which the proofs of the components that return or use them cover.
 PARTS = {
@@ -58,3 +61,12 @@ def test_marks_name_registered_components():
 
 def test_the_table_in_the_docs_is_current():
     assert (ROOT / "docs" / "proofs.md").read_text() == table(), "run `python -m tests.registry`"
+
+
+def test_the_page_of_several_processes_has_every_loss_that_takes_a_group():
+    losses = importlib.import_module("sslkit.losses")
+    wanted = {
+        name for name in losses.__all__ if inspect.isfunction(f := getattr(losses, name)) and "group" in inspect.signature(f).parameters
+    }
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "data_parallel.md").read_text().split("|---", 1)[1]))
+    assert wanted - named == BESIDE
