@@ -51,7 +51,7 @@ from sslkit.maskers import BlockwiseMasker
 from sslkit.modules import DINOHead, MLPPredictor, MomentumEncoder, encode_views
 from sslkit.optim import clip_each, dino_groups, drop_gradients
 from sslkit.plots import attention_heads, save_picture
-from sslkit.schedules import cosine
+from sslkit.schedules import cosine, linear
 
 
 def parse(arguments=None):
@@ -76,10 +76,13 @@ def parse(arguments=None):
     parser.add_argument("--ratio", type=float, default=0.3, help="share of the patches that is hidden; 0.1 to 0.5 or none in the paper")
     parser.add_argument("--temperature", type=float, default=0.1, help="of the student")
     parser.add_argument("--teacher-temperature", type=float, default=0.04)
+    parser.add_argument("--warm-temperature", type=float, default=0.04, help="of the teacher at first; 0.04 -> 0.07 in longer runs")
+    parser.add_argument("--warm-steps", type=int, default=0, help="until the teacher's temperature is reached; 30 epochs in the paper")
     parser.add_argument("--hue", type=float, default=0.5, help="jitter; 0.5 takes the colour away as a shortcut")
     parser.add_argument("--no-flip", action="store_true", help="for writing, where a mirrored sign is another sign")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.04)
+    parser.add_argument("--final-weight-decay", type=float, help="reached by a cosine; 0.4 in the paper; default: the first one")
     parser.add_argument("--clip", type=float, default=3.0, help="largest norm of the gradient of a tensor")
     parser.add_argument("--freeze", type=int, default=0, help="steps without the last layer; an epoch in the paper")
     parser.add_argument("--watch", type=int, default=10, help="steps between two looks at entropies and divergence")
@@ -156,15 +159,19 @@ def train(options, run, data, student, teacher, group, device):
         grid, parts["patch_center"] = student.network.backbone.encoder.base, patch_center
         masker = BlockwiseMasker(options.ratio, min_patches=max(1, round(16 / 196 * math.prod(grid))))  # in proportion to BEiT's
 
-    def sharpened(logits, center):
+    def sharpened(logits, center, temperature):
         """The teacher's targets: centred, or with equal shares for all prototypes."""
         if options.teacher == "center":
-            return center(logits, options.teacher_temperature)
-        return sinkhorn_knopp(logits.flatten(0, -2), options.teacher_temperature, group=group).view_as(logits)
+            return center(logits, temperature)
+        return sinkhorn_knopp(logits.flatten(0, -2), temperature, group=group).view_as(logits)
 
     for step in run.progress(parts, n):
         epoch, batch = batch_of(step, n, options.batch, options.seed)
         set_rate(optimizer, step, run.steps, options.lr)
+        if options.final_weight_decay is not None:
+            decay = cosine(step, base=options.weight_decay, final=options.final_weight_decay, steps=run.steps)
+            optimizer.param_groups[0]["weight_decay"] = decay
+        cold = linear(step, start=options.warm_temperature, final=options.teacher_temperature, steps=options.warm_steps)
         draw, total, seen, patches_seen = {"seed": options.seed, "epoch": epoch}, 0.0, [], []
         optimizer.zero_grad()
         for part in batch.tensor_split(options.accumulate):
@@ -178,10 +185,10 @@ def train(options, run, data, student, teacher, group, device):
             if options.loss == "mse":
                 probs, loss = None, dino_mse_loss(logits, targets, group=group)
             else:
-                probs = sharpened(targets, center)
+                probs = sharpened(targets, center, cold)
                 loss = dino_loss(logits, probs, student_temperature=options.temperature, group=group)
             if options.ibot:
-                patch_probs = sharpened(patch_targets, patch_center)
+                patch_probs = sharpened(patch_targets, patch_center, cold)
                 loss = loss + ibot_loss(patch_logits, patch_probs, student_temperature=options.temperature, group=group)
                 patches_seen.append(patch_targets)
             seen.append(targets)

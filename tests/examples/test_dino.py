@@ -150,6 +150,25 @@ def test_every_row_of_the_table_moves_what_it_should(row, tmp_path, capsys):
     assert "student" in capsys.readouterr().out
 
 
+def test_momentum_temperature_and_decay_follow_their_schedules_and_every_gradient_is_clipped(tmp_path, monkeypatch):
+    told = {"momentum": [], "temperature": [], "clip": [], "decay": []}
+
+    def watch(owner, name, key, what):
+        inner = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **options: told[key].append(what(*given)) or inner(*given, **options))
+
+    watch(dino.MomentumEncoder, "update", "momentum", lambda _, momentum: momentum)
+    watch(dino.DINOCenter, "forward", "temperature", lambda _, logits, temperature: temperature)
+    watch(dino, "clip_each", "clip", lambda parameters, most: most)
+    watch(torch.optim.AdamW, "step", "decay", lambda optimizer: [group["weight_decay"] for group in optimizer.param_groups])
+    schedules = ["--warm-temperature", "0.02", "--warm-steps", "3", "--final-weight-decay", "0.4", "--clip", "0.5"]
+    dino.main([*SMALL, *schedules, "--steps", "4", "--out", str(tmp_path)])
+    assert told["momentum"] == [dino.cosine(step, base=0.99, final=1.0, steps=4) for step in range(4)]
+    assert told["temperature"] == pytest.approx([0.02, 0.03, 0.04, 0.04])
+    assert told["clip"] == [0.5] * 4
+    assert told["decay"] == [[dino.cosine(step, base=0.04, final=0.4, steps=4), 0] for step in range(4)]
+
+
 def test_the_last_layer_waits(tmp_path):
     dino.main([*SMALL, "--freeze", "3", "--steps", "3", "--out", str(tmp_path)])
     student = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["parts"]["student"]
