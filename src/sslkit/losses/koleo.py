@@ -16,7 +16,7 @@ def koleo_loss(x: Tensor) -> Tensor:
         loss = - mean over i of  log(|z[i] - z[j(i)] + 1e-8| + 1e-8)
 
     A row shorter than 1e-8, such as 0, has no direction and gets no gradient; in the loss it counts as x / 1e-8, as in the official code,
-    whose gradient of several zero rows is of the order of 1e16 / batch.
+    whose gradient of several zero rows is of the order of 1e16 / (batch sqrt(dim)).
 
     Args:
         x: [batch, dim], floating; in DINOv2 the class token before the head, each global view by itself. The nearest is sought among the
