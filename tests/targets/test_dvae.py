@@ -231,9 +231,9 @@ def test_whole_pickled_modules_are_read_without_their_classes(tmp_path):
         DVAE.from_openai(*files, sha256=(sums[1], sums[1]))
     with pytest.raises(ValueError, match="decoder.pkl.* with sha256"):
         DVAE.from_openai(*files, sha256=(sums[0], sums[0]))
-    for given in (sums[0], sums[0][:2], "", sums[:1], (sums[0], None)):
+    for digests in (sums[0], sums[0][:2], "", sums[:1], (sums[0], None)):
         with pytest.raises(TypeError, match=r"DVAE.from_openai: got sha256=.*; expected two strings, the encoder's and the decoder's"):
-            DVAE.from_openai(*files, sha256=given)
+            DVAE.from_openai(*files, sha256=digests)
     for sources in ((model.encoder.state_dict(), files[1]), (files[0], model.decoder.state_dict())):
         with pytest.raises(ValueError, match="got sha256 with a state dict; expected files.* To mend: pass the paths of both files, or"):
             DVAE.from_openai(*sources, sha256=tuple(sums))
@@ -294,5 +294,5 @@ def test_weights_of_another_dtype_are_refused(dtype):
     model, images = tiny().to(dtype), pictures(2, 3, 16, 16)
     for name, call in {"tokens": model.tokens, "logits": model.logits, "loss": model.loss,
                        "decode": lambda _: model.decode(torch.zeros(1, 2, 2, dtype=torch.int64))}.items():  # fmt: skip
-        with pytest.raises(TypeError, match=rf"DVAE.{name}: got weights of dtype {dtype}; expected torch.float32: .* To mend: cast"):
+        with pytest.raises(TypeError, match=rf"DVAE.{name}: got weights of dtype {dtype}; expected torch.float32, as .* To mend: cast"):
             call(images)

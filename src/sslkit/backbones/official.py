@@ -48,8 +48,8 @@ def load_official(
         "beit"      size           {"model": ...}: a `ViT` with positions="relative", layer_scale=...; its bias of keys, which cancels
                                    in the softmax, is 0
         "maskfeat"  size           {"model_state": ...} of SlowFast: a `ViT` with final_norm=False for images, adapt(maskfeat_mvit(...)) for
-                                   clips, whose last norm, which the pre-training does not have, keeps its values; the head and HOG's filters are left
-                                   out
+                                   clips, whose last norm, which the pre-training does not have, keeps its values; head and target's filters
+                                   are left out
 
     Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another square
     grid is resampled to the model's, in the source's mode. Classifier heads and projectors are left out, and so is the decoder for a `ViT`.

@@ -214,8 +214,9 @@ class DVAE(nn.Module):
 
     def _need_float32(self, where: str) -> None:
         if other := {p.dtype for p in self.parameters()} - {torch.float32}:
-            raise wrong(where, given=f"weights of dtype {', '.join(map(str, other))}", expected="torch.float32: a rounded logit is another word",
-                        mend="cast the model back, .float(), and everything else without it", kind=TypeError)  # fmt: skip
+            raise wrong(where, given=f"weights of dtype {', '.join(map(str, other))}",
+                        expected="torch.float32, as a rounded logit is another word",
+                        mend="cast this model back by .float()", kind=TypeError)  # fmt: skip
 
     def _one_hot(self, words: Tensor) -> Tensor:
         """[...] -> [..., vocabulary]."""
