@@ -124,7 +124,8 @@ def test_slowfast_names_arrive(generator):
     assert published.keys() <= file.keys()
     file["cls_token"] = file["cls_token"].view(1, 1, -1)
     model = tiny()
-    head = {"mask_token": torch.zeros(1, 1, 8), "pred_head.transforms.0.0.weight": torch.zeros(2)}
+    head = {"mask_token": torch.zeros(1, 1, 8), "pred_head.projections.0.weight": torch.zeros(2),
+            "hogs.0.weight_x": torch.zeros(3, 1, 3, 3)}  # fmt: skip
     assert set(load_official(model, {"model_state": {**file, **head}}, "maskfeat")) == head.keys()
     weights = model.model.state_dict()
     for name, place in published.items():

@@ -131,6 +131,33 @@ def test_dinov2s_names(registers, mode, chunked):
         assert torch.equal(value, expected), name
 
 
+@proves(NAME, "property")
+def test_slowfasts_names_of_pictures(generator):
+    """MaskFeat's ViT, of one block: every published name and shape, without a last norm, with the head, its token and HOG's filters."""
+    encoder = {
+        "cls_token": (1, 1, 8), "pos_embed": (1, 5, 8), "patch_embed.proj.weight": (8, 3, 4, 4), "patch_embed.proj.bias": (8,),
+        "blocks.0.norm1.weight": (8,), "blocks.0.norm1.bias": (8,), "blocks.0.attn.qkv.weight": (24, 8), "blocks.0.attn.qkv.bias": (24,),
+        "blocks.0.attn.proj.weight": (8, 8), "blocks.0.attn.proj.bias": (8,), "blocks.0.norm2.weight": (8,), "blocks.0.norm2.bias": (8,),
+        "blocks.0.mlp.fc1.weight": (32, 8), "blocks.0.mlp.fc1.bias": (32,), "blocks.0.mlp.fc2.weight": (8, 32),
+        "blocks.0.mlp.fc2.bias": (8,),
+    }  # fmt: skip
+    others = {"mask_token": (1, 1, 8), "pred_head.projections.0.weight": (12, 8), "pred_head.projections.0.bias": (12,),
+              "hogs.0.weight_x": (3, 1, 3, 3), "hogs.0.weight_y": (3, 1, 3, 3)}  # fmt: skip
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in (encoder | others).items()}
+    file = {"epoch": 299, "model_state": weights, "optimizer_state": {"state": {}}, "cfg": "MODEL:"}
+    model = tiny(final_norm=False)
+    assert set(load_official(model, file, "maskfeat")) == others.keys()
+    assert model.resample == "size"
+    assert model.state_dict().keys() == encoder.keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    with pytest.raises(ValueError, match=r"2 missing \(norm.bias, norm.weight\).* To mend: build .* final_norm"):
+        load_official(tiny(), file, "maskfeat")
+    larger = tiny(12, final_norm=False)
+    load_official(larger, file, "maskfeat")
+    torch.testing.assert_close(larger.pos_embed[0, 1:], resample_positions(weights["pos_embed"][0, 1:], (2, 2), (3, 3), "size"))
+
+
 @proves(NAME, "loop")
 @pytest.mark.parametrize("positions", ["learned", "separable", None])
 @pytest.mark.parametrize("how", ["central", "average"])

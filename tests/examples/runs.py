@@ -62,5 +62,11 @@ def killed_and_resumed(example, out, options, kills, seed):
         assert process.returncode == -signal.SIGKILL, error
 
 
+def first_moments(out):
+    """AdamW's running mean of the gradients, [numbers]: what its steps do not tell, the gradients' scale, shows here."""
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["parts"]["optimizer"]["state"]
+    return torch.cat([state[i]["exp_avg"].flatten() for i in sorted(state)])
+
+
 def losses(out):
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]

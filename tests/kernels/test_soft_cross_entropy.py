@@ -1,5 +1,7 @@
 """Cross-entropy against weighted classes: a loop, linearity, gradients of both forms, registration, dtypes."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
 from sslkit.kernels import explain, soft_cross_entropy, use_backend
-from sslkit.kernels._soft_cross_entropy import cpu
+from sslkit.kernels._soft_cross_entropy import blocks, cpu, reference
 from sslkit.testing import proves
 
 NAME = "kernels.soft_cross_entropy"
@@ -57,6 +59,18 @@ def test_gradients_are_exact_whatever_comes_back(backend):
         torch.testing.assert_close(torch.autograd.grad(2 * loss, logits)[0], 2 * exact)  # a graph may be used twice
 
 
+@forms
+@pytest.mark.parametrize("hint", [0.0, -3.0, 1e-44, 1e38, 1e300, math.inf, math.nan])
+def test_no_expectation_spoils_the_gradient(backend, hint):
+    """float32, in which some of these are nothing or infinite."""
+    logits, targets, index = inputs(dtype=torch.float32)
+    exact, found = (
+        torch.autograd.grad(soft_cross_entropy(logits, targets, target_index=index, backend=b, expected_gradient=e).mean(), logits)[0]
+        for b, e in (("reference", 1.0), (backend, hint))
+    )
+    torch.testing.assert_close(found, exact)
+
+
 @proves(NAME, "property")
 @forms
 def test_linear_in_the_targets_and_blind_to_a_shift(backend):
@@ -79,6 +93,14 @@ def test_blocks_do_not_show(monkeypatch):
     monkeypatch.setattr(cpu, "CACHE", 1)
     for got, expected in zip(cpu.forward(logits.detach(), targets, index, 0.1, 0.5), whole, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    half = logits.detach().half()[:, ::2]  # row by row, and strided
+    for q, rows in ((targets[:, ::2], index), (targets.repeat(4, 1)[:11, ::2], None)):
+        (loss, saved), expected = (version.forward(half, q, rows, 0.1) for version in (blocks, reference))
+        torch.testing.assert_close((loss, saved), expected)
+        grad = torch.linspace(-1, 1, 11)
+        gradient, slope = (version.backward(grad, half, q, rows, saved, 0.1) for version in (blocks, reference))
+        assert gradient.is_contiguous()
+        torch.testing.assert_close(gradient, slope)
 
 
 @proves(NAME, "property")
@@ -117,10 +139,28 @@ def test_sixteen_bits(backend, dtype, autocast):
         assert (gradient.double() - to_exact).norm() <= 2 * (to_exact.to(dtype).double() - to_exact).norm()
 
 
+@proves(NAME, "half")
 @forms
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_a_loss_scale_finds_nothing_lost(backend, dtype, temperature):
+    """A mean over many rows and classes has a gradient below the least float16, which the scale of the loss comes too late to lift."""
+    logits, targets, index = inputs(48, 32768, kinds=8, dtype=dtype)
+    targets, exact = (6 * targets).float().softmax(dim=1).to(dtype), logits.detach().double().requires_grad_()
+
+    def gradient(x, q, backend):
+        rows = soft_cross_entropy(x, q, target_index=index, temperature=temperature, expected_gradient=1 / 48, backend=backend)
+        return torch.autograd.grad(2**16 * rows.mean(), x)[0]
+
+    found, slope = gradient(logits, targets, backend), gradient(exact, targets.double(), "reference")
+    assert (found.double() - slope).norm() <= 2 * (slope.to(dtype).double() - slope).norm()
+
+
+@forms
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_registration_is_sound(backend):
-    logits, targets, index = inputs(dtype=torch.float32)
+def test_registration_is_sound(backend, dtype):
+    logits, targets, index = inputs(dtype=dtype)
     for x, i, expected in ((logits, index, 0.2), (logits.detach(), None, None)):
         q = targets if i is not None else targets.repeat(2, 1)[:5]
         torch.library.opcheck(torch.ops.sslkit.soft_cross_entropy.default, (x, q, i, 0.3, expected, backend))
@@ -183,8 +223,9 @@ def test_wrong_input():
 @proves(NAME, "errors")
 @forms
 @pytest.mark.parametrize("last", [[2, 3], [-1, 0], [0, 3], [-1, -1]])
-def test_a_foreign_index_is_refused(backend, last):
-    logits, targets, index = inputs()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_foreign_index_is_refused(backend, last, dtype):
+    logits, targets, index = inputs(dtype=dtype)
     index[3:] = torch.tensor(last)
     for rows in (slice(3, 5), slice(None)):  # all lie together, or not
         with pytest.raises(IndexError, match="out of range"):

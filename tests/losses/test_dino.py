@@ -239,6 +239,19 @@ def test_only_update_moves_the_centre():
     assert center.value.ne(0).all()
 
 
+@proves(CENTER, "half")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_float32_centre_of_sixteen_bit_logits(dtype):
+    """As large as float16 can be, summed over many rows; and a step that is nothing beside the centre in 16 bit."""
+    logits, center = torch.full((64, 3), 6e4, dtype=dtype), DINOCenter(3, momentum=0.0)
+    center.update(logits)
+    assert torch.equal(center.value, logits[0].float())
+    center.momentum = 1 - 2**-12
+    center.update(0 * logits)
+    torch.testing.assert_close(center.value, logits[0].float() * (1 - 2**-12), rtol=1e-7, atol=0)
+    assert center.value.to(dtype).eq(logits[0]).all()
+
+
 @proves(CENTER, "resume", "pickle")
 def test_a_saved_centre_goes_on_exactly():
     logits = torch.randn(4, 6, 5, generator=seeded())
@@ -321,6 +334,8 @@ def test_wrong_input():
         (lambda: center.update(teacher[..., :6]), "DINOCenter.update: got teacher_logits"),
         (lambda: DINOCenter(7, momentum=1.5), "got momentum=1.5"),
         (lambda: DINOCenter(0), "got dim=0"),
+        (lambda: DINOCenter(7).half().update(teacher), "DINOCenter.update: got a centre in torch.float16; expected float32 or wider. To"),
+        (lambda: DINOCenter(7).bfloat16().update(teacher), "got a centre in torch.bfloat16"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

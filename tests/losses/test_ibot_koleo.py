@@ -167,6 +167,29 @@ def test_a_single_row_has_no_neighbour():
     assert koleo_loss(torch.eye(4)) == pytest.approx(-math.log(2**0.5), abs=1e-6)
 
 
+@proves(KOLEO, "property")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_rows_without_a_direction_are_not_pushed(dtype):
+    """The others' gradients are those of a loss in which the zeros are constants."""
+    x = torch.randn(7, 8, generator=seeded(), dtype=torch.float64).to(dtype)
+    x[[0, 4, 5]] = 0
+    x.requires_grad_()
+    loss = koleo_loss(x)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient[[0, 4, 5]].eq(0).all()
+    z = functional.normalize(x.detach().double(), dim=1).requires_grad_()
+    nearest = (z @ z.T).fill_diagonal_(-torch.inf).argmax(dim=1)
+    distance = (z - z[nearest] + 1e-8).norm(dim=1)
+    torch.testing.assert_close(loss.double(), -(distance + 1e-8).log().mean(), rtol=1e-4, atol=1e-5)
+    assert koleo_loss(torch.zeros(3, 4)) == pytest.approx(-math.log(3e-8))
+    (to_z,) = torch.autograd.grad(-(distance + 1e-8).log().mean(), z)
+    kept = [1, 2, 3, 6]
+    tangent = to_z - (to_z * z).sum(dim=1, keepdim=True) * z
+    expected = tangent[kept] / x.detach().double().norm(dim=1, keepdim=True)[kept]
+    rounding = torch.finfo(dtype).eps if dtype.itemsize < 8 else 1e-9
+    torch.testing.assert_close(gradient[kept].double(), expected.detach(), rtol=4 * rounding, atol=8 * max(rounding, 1e-9))
+
+
 @proves(IBOT, "pickle")
 @proves(KOLEO, "pickle")
 def test_functions_pickle():

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def test_compiles_in_one_graph():
     model, images = tiny(), pictures(2, 3, 16, 16)
 
     def step(x):
-        return model.tokens(x), model.loss(x, temperature=1.0, indices=torch.arange(2), seed=0)
+        return model.tokens(x), model.decode(model.tokens(x)), model.loss(x, temperature=1.0, indices=torch.arange(2), seed=0)
 
     for got, expected in zip(torch.compile(step, fullgraph=True, backend="aot_eager")(images), step(images), strict=True):
         torch.testing.assert_close(got, expected)
@@ -175,17 +176,20 @@ def test_compiles_in_one_graph():
 
 
 FOREIGN = """
-import sys, torch, types
-from collections import OrderedDict
+import torch
 from torch import nn
-package = types.ModuleType("foreign_dvae"); sys.modules["foreign_dvae"] = package
+
 class Conv2d(nn.Module):
     def __init__(self, w, b):
         super().__init__()
         self.w, self.b, self.use_float16, self.device = nn.Parameter(w), nn.Parameter(b), True, torch.device("cpu")
-class Encoder(nn.Module): pass
-for c in (Conv2d, Encoder):
-    c.__module__ = "foreign_dvae"; setattr(package, c.__name__, c)
+
+class Encoder(nn.Module):
+    pass
+"""
+SAVE = """
+import sys, torch
+from foreign_dvae import Conv2d, Encoder
 def tree(weights):
     if set(weights) == {"w", "b"}:
         return Conv2d(weights["w"], weights["b"])
@@ -200,23 +204,39 @@ for weights, whole in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def test_whole_pickled_modules_are_read_without_their_classes(tmp_path):
+    """In both formats of torch, of which the older keeps the source of the classes, too."""
     model = tiny()
     paths = []
     for name, part in (("encoder", model.encoder), ("decoder", model.decoder)):
         torch.save(part.state_dict(), tmp_path / name)
         paths += [str(tmp_path / name), str(tmp_path / f"{name}.pkl")]
-    subprocess.run([sys.executable, "-c", FOREIGN, *paths], check=True)
+    (tmp_path / "foreign_dvae.py").write_text(FOREIGN)
+    subprocess.run([sys.executable, "-c", SAVE, *paths], check=True, cwd=tmp_path)
     for zipped in (True, False):
         files = [f"{path}{zipped}" for path in paths[1::2]]
+        assert (b"class Encoder(nn.Module)" in Path(files[0]).read_bytes()) != zipped
         with pytest.raises(ModuleNotFoundError, match="foreign_dvae"):
             torch.load(files[0], weights_only=False)
-        again = DVAE.from_openai(*files)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            again = DVAE.from_openai(*files)
+        assert not caught
         for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
     sums = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     assert DVAE.from_openai(*files, sha256=tuple(sums)).vocabulary == 12
     with pytest.raises(ValueError, match=r"with sha256 .*; expected 00. To mend: fetch the file again"):
         DVAE.from_openai(*files, sha256=("00", sums[1]))
+    with pytest.raises(ValueError, match="encoder.pkl.* with sha256"):
+        DVAE.from_openai(*files, sha256=(sums[1], sums[1]))
+    with pytest.raises(ValueError, match="decoder.pkl.* with sha256"):
+        DVAE.from_openai(*files, sha256=(sums[0], sums[0]))
+    for digests in (sums[0], sums[0][:2], "", sums[:1], (sums[0], None)):
+        with pytest.raises(TypeError, match=r"DVAE.from_openai: got sha256=.*; expected two strings, the encoder's and the decoder's"):
+            DVAE.from_openai(*files, sha256=digests)
+    for sources in ((model.encoder.state_dict(), files[1]), (files[0], model.decoder.state_dict())):
+        with pytest.raises(ValueError, match="got sha256 with a state dict; expected files.* To mend: pass the paths of both files, or"):
+            DVAE.from_openai(*sources, sha256=tuple(sums))
     assert DVAE.from_openai(*paths[0::2]).vocabulary == 12  # plain state dicts, too
 
 
@@ -245,8 +265,9 @@ def test_wrong_input(tmp_path):
     for call, message in [
         (lambda: DVAE(6), "DVAE: got hidden=6; expected a multiple of 4"),
         (lambda: DVAE(8, 0), "got vocabulary=0"),
-        (lambda: model.tokens(images[:, :1]), r"DVAE.logits: got images \[2, 1, 16, 16\]; expected \[batch, 3, height, width\], sides"),
-        (lambda: model.tokens(images[..., :7]), r"sides of at least 8"),
+        (lambda: model.tokens(images[:, :1]), r"DVAE.tokens: got images \[2, 1, 16, 16\]; expected \[batch, 3, height, width\], sides"),
+        (lambda: model.logits(images[..., :7]), r"DVAE.logits: got .* sides of at least 8"),
+        (lambda: model.tokens(images[0], grid=(2, 2)), "DVAE.tokens: got images .* 3 axes; expected the axes"),
         (lambda: model.tokens(images[0]), "3 axes; expected the axes"),
         (lambda: model.tokens(images, grid=(4, 4)), r"got images of 16 x 16, so 2 x 2 tokens, for the grid \(4, 4\); expected images of "
          r"32..39 x 32..39. To mend: resize them to 32 x 32"),
@@ -258,5 +279,20 @@ def test_wrong_input(tmp_path):
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match="got images of dtype torch.int64; expected uint8, or floating"):
+    with pytest.raises(TypeError, match="DVAE.tokens: got images of dtype torch.int64; expected uint8, or floating"):
         model.tokens(images.long())
+    with pytest.raises(TypeError, match="DVAE.decode: got tokens of type list"):
+        model.decode([[[0]]])
+    for word, end in ((12, "from 0 to 12"), (-1, "from -1 to 0")):
+        with pytest.raises(IndexError, match=f"DVAE.decode: got words {end}; expected 0..11. To mend: decode words of this model"):
+            model.decode(torch.tensor([[[0, word]]]))
+
+
+@proves(NAME, "errors")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_dtype_are_refused(dtype):
+    model, images = tiny().to(dtype), pictures(2, 3, 16, 16)
+    for name, call in {"tokens": model.tokens, "logits": model.logits, "loss": model.loss,
+                       "decode": lambda _: model.decode(torch.zeros(1, 2, 2, dtype=torch.int64))}.items():  # fmt: skip
+        with pytest.raises(TypeError, match=rf"DVAE.{name}: got weights of dtype {dtype}; expected torch.float32, as .* To mend: cast"):
+            call(images)

@@ -26,6 +26,7 @@ MODES: dict[str, Resample] = {"timm": "antialias", "dino": "offset", "dinov2": "
 _NESTED = ("teacher", "model", "state_dict", "model_state", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.", "backbone.", "encoder.")
 _CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "head_drop.", "lm_head.", "pred_head.", "dino_head.", "ibot_head.")
+_TARGETS = ("hogs.",)  # SlowFast saves the filters of HOG with the model
 
 
 def load_official(
@@ -47,7 +48,8 @@ def load_official(
         "beit"      size           {"model": ...}: a `ViT` with positions="relative", layer_scale=...; its bias of keys, which cancels
                                    in the softmax, is 0
         "maskfeat"  size           {"model_state": ...} of SlowFast: a `ViT` with final_norm=False for images, adapt(maskfeat_mvit(...)) for
-                                   clips, whose last norm, which the pre-training does not have, keeps its values; the head is left out
+                                   clips, whose last norm, which the pre-training does not have, keeps its values; head and target's filters
+                                   are left out
 
     Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another square
     grid is resampled to the model's, in the source's mode. Classifier heads and projectors are left out, and so is the decoder for a `ViT`.
@@ -170,7 +172,7 @@ _MVIT = (
 
 def _load_mvit(model: TorchvisionMViT, published: dict[str, Tensor]) -> tuple[str, ...]:
     """Loads SlowFast's video weights; the names that were left out."""
-    dropped = [name for name in published if name == "mask_token" or name.startswith(_CLASSIFIERS)]
+    dropped = [name for name in published if name == "mask_token" or name.startswith(_CLASSIFIERS + _TARGETS)]
     weights = {name: tensor for name, tensor in model.model.state_dict().items() if name.startswith("norm.")}
     for name in published.keys() - set(dropped):
         place = name
@@ -188,7 +190,7 @@ _TRANSLATE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {"beit
 def _place(name: str, model: nn.Module) -> str | None:
     """The model's name for a published name; None for what the model has no use for."""
     decoder = name.startswith("decoder_") or name == "mask_token"
-    if name.startswith(_CLASSIFIERS) or (decoder and not isinstance(model, MAE)):
+    if name.startswith(_CLASSIFIERS + _TARGETS) or (decoder and not isinstance(model, MAE)):
         return None
     return name if decoder or not isinstance(model, MAE) else f"encoder.{name}"
 

@@ -86,6 +86,10 @@ class DINOCenter(nn.Module):
 
     Buffers: `value` [dim], float32, saved.
 
+    Raises:
+        ValueError: a dim or momentum out of range; at `update`, a centre put into 16 bit, which stands still in small steps (and in float16
+            overflows).
+
     Source: Caron et al. 2021 (DINO), eq. 4 and sec. 3.1, "Avoiding collapse".
     """
 
@@ -111,6 +115,9 @@ class DINOCenter(nn.Module):
     def update(self, teacher_logits: Tensor, group: Group | None = None) -> None:
         """Moves `value`, in place, by the rows [..., dim] of all processes of the group; a row weighs the same on every rank."""
         bind_axes("DINOCenter.update", teacher_logits=(teacher_logits, f"... {len(self.value)}"))
+        if self.value.dtype.itemsize < 4:
+            raise wrong("DINOCenter.update", given=f"a centre in {self.value.dtype}", expected="float32 or wider",
+                        mend="cast the networks alone; 16-bit logits may be given to a float32 centre")  # fmt: skip
         rows = teacher_logits.reshape(-1, len(self.value))
         if row_count(len(rows), group):
             self.value.lerp_(mean_rows(rows, group).to(self.value.dtype), 1 - self.momentum)

@@ -15,6 +15,9 @@ def koleo_loss(x: Tensor) -> Tensor:
         z = x / |x|,   j(i) = argmax over j != i of <z[i], z[j]>
         loss = - mean over i of  log(|z[i] - z[j(i)] + 1e-8| + 1e-8)
 
+    A row shorter than 1e-8, such as 0, has no direction and gets no gradient; in the loss it counts as x / 1e-8, as in the official code,
+    whose gradient of several zero rows is of the order of 1e16 / (batch sqrt(dim)).
+
     Args:
         x: [batch, dim], floating; in DINOv2 the class token before the head, each global view by itself. The nearest is sought among the
             rows of this process.
@@ -31,6 +34,8 @@ def koleo_loss(x: Tensor) -> Tensor:
     batch = bind_axes("koleo_loss", x=(x, "batch dim"))["batch"]
     need_floating("koleo_loss", x=x)
     z = unit(x, EPS)
+    short = x.detach().to(z.dtype).norm(dim=1, keepdim=True) < EPS
+    z = torch.where(short, z.detach(), z)
     if batch < 2:
         return z.sum() * 0
     with torch.autocast(x.device.type, enabled=False):

@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _TENSORS = {
 class _Empty:
     """In the place of any other class or function of the file: called, it keeps nothing; set, it keeps its attributes."""
 
+    dump_patches = False  # torch asks a module's class whether to write down how its source differs from the file's
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
 
@@ -52,6 +55,9 @@ _MODULE = types.SimpleNamespace(
 def read_weights(source: "str | os.PathLike[str] | Mapping[str, Tensor]", sha256: str | None) -> dict[str, Tensor]:
     """Name -> tensor, from a state dict, a file of one, or a file of a whole module."""
     if isinstance(source, Mapping):
+        if sha256 is not None:
+            raise wrong("DVAE.from_openai", given="sha256 with a state dict", expected="files, whose bytes have a digest",
+                        mend="pass the paths of both files, or leave sha256 out")  # fmt: skip
         return dict(source)
     path = Path(source)
     if sha256 is not None:
@@ -59,7 +65,10 @@ def read_weights(source: "str | os.PathLike[str] | Mapping[str, Tensor]", sha256
         if digest != sha256.lower():
             raise wrong("DVAE.from_openai", given=f"{path} with sha256 {digest}", expected=sha256, mend="fetch the file again")
     try:
-        found: Any = torch.load(path, map_location="cpu", pickle_module=_MODULE, weights_only=False)
+        with warnings.catch_warnings():
+            # Files in the format of before torch 1.6 hold the source of their classes, with which torch compares that of `_Empty`.
+            warnings.filterwarnings("ignore", "source code of class|Couldn't retrieve source code")
+            found: Any = torch.load(path, map_location="cpu", pickle_module=_MODULE, weights_only=False)
     except Exception as error:
         raise wrong("DVAE.from_openai", given=f"{path}: {type(error).__name__}: {error}", expected="a whole file of torch",
                     mend="fetch it again; or, where it can be opened, save model.state_dict() and pass that") from error  # fmt: skip

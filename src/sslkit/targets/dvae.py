@@ -65,7 +65,7 @@ class DVAE(nn.Module):
         blocks: residual blocks a group.
 
     Shapes: images [batch, 3, height, width], uint8 or floating in [0, 1], any sides of at least 8 (rests of halving are dropped).
-    Computed in float32, outside of autocast: a rounded logit is another word.
+    Computed in float32, outside of autocast: a rounded logit is another word. Weights of another dtype are refused.
 
     Source: Ramesh et al. 2021 (DALL-E), sec. 2.1 and appendix A.2, A.3, and the authors' code; Bao et al. 2022 (BEiT), sec. 2.1. Published
     training: kl_weight 0 -> 6.6 over 5 000 steps, temperature 1 -> 1/16 over 150 000, both by a cosine; AdamW, 1e-4 -> 1.25e-6.
@@ -91,15 +91,19 @@ class DVAE(nn.Module):
         Args:
             encoder: path, or a state dict with the released names.
             decoder: the same.
-            sha256: hexadecimal digests that the two files must have; none are built in.
+            sha256: hexadecimal digests that the two files must have; none are built in. Not together with a state dict.
 
         Raises:
-            ValueError: a digest differs, a file holds no such weights, or names and shapes fit no DVAE.
+            ValueError: a digest differs or there is no file that could have it, a file holds no such weights, or names and shapes fit no
+                DVAE.
+            TypeError: sha256 is not two strings.
 
         Source: the DALL-E repository.
         """
-        sums = sha256 or (None, None)
-        parts = [read_weights(x, digest) for x, digest in zip((encoder, decoder), sums, strict=True)]
+        if sha256 is not None and not (isinstance(sha256, tuple | list) and [type(x) for x in sha256] == [str, str]):
+            raise wrong("DVAE.from_openai", given=f"sha256={sha256!r}", expected="two strings, the encoder's and the decoder's",
+                        mend="pass sha256=(of encoder.pkl, of decoder.pkl)", kind=TypeError)  # fmt: skip
+        parts = [read_weights(x, digest) for x, digest in zip((encoder, decoder), sha256 or (None, None), strict=True)]
         try:
             first, word = parts[0]["blocks.input.w"], parts[1]["blocks.input.w"]
             count = sum(f"blocks.group_1.block_{i}.res_path.conv_1.w" in parts[0] for i in range(1, 100))
@@ -114,8 +118,11 @@ class DVAE(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Images -> [batch, vocabulary, h, w], with gradient."""
-        with torch.autocast(images.device.type, enabled=False):
-            return self.encoder(map_pixels(_pictures("DVAE.logits", images)))  # type: ignore[no-any-return]
+        return self._logits(self._mapped("DVAE.logits", images))
+
+    def _logits(self, y: Tensor) -> Tensor:
+        with torch.autocast(y.device.type, enabled=False):
+            return self.encoder(y)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def tokens(self, images: Tensor, *, grid: tuple[int, int] | None = None, ids: Tensor | None = None) -> Tensor:
@@ -128,20 +135,29 @@ class DVAE(nn.Module):
 
         Raises:
             ValueError: images of another shape, or their tokens do not fill the grid.
+            TypeError: images are neither uint8 nor floating, or the weights not float32.
         """
-        height, width = images.shape[-2:] if images.ndim == 4 else (0, 0)
-        if grid is not None and images.ndim == 4 and (height // FACTOR, width // FACTOR) != tuple(grid):
+        y = self._mapped("DVAE.tokens", images)
+        height, width = y.shape[-2:]
+        if grid is not None and (height // FACTOR, width // FACTOR) != tuple(grid):
             fits = " x ".join(f"{FACTOR * g}..{FACTOR * g + FACTOR - 1}" for g in grid)
             have = f"{height // FACTOR} x {width // FACTOR} tokens"
             raise wrong("DVAE.tokens", given=f"images of {height} x {width}, so {have}, for the grid {tuple(grid)}",
                         expected=f"images of {fits}", mend=f"resize them to {FACTOR * grid[0]} x {FACTOR * grid[1]}")  # fmt: skip
-        found = self.logits(images).argmax(dim=1)
+        found = self._logits(y).argmax(dim=1)
         return found if ids is None else gather_tokens(found.flatten(1)[..., None], ids)[..., 0]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Words [batch, h, w], integers, or weights of words [batch, vocabulary, h, w] -> pictures [batch, 3, 8 h, 8 w] in [0, 1]."""
-        if tokens.ndim == 3 and not tokens.is_floating_point():
-            tokens = functional.one_hot(tokens.long(), self.vocabulary).movedim(-1, 1).float()
+        """Words [batch, h, w], integers, or weights of words [batch, vocabulary, h, w] -> pictures [batch, 3, 8 h, 8 w] in [0, 1].
+
+        Raises:
+            ValueError: tokens of another shape.
+            IndexError: on a CPU, a word is outside of the vocabulary (on a GPU: a device-side assertion).
+            TypeError: the weights are not float32.
+        """
+        self._need_float32("DVAE.decode")
+        if isinstance(tokens, Tensor) and tokens.ndim == 3 and not tokens.is_floating_point():
+            tokens = self._one_hot(tokens.long()).movedim(-1, 1).float()
         bind_axes("DVAE.decode", tokens=(tokens, f"batch {self.vocabulary} height width"))
         with torch.autocast(tokens.device.type, enabled=False):
             return unmap_pixels(self.decoder(tokens.float())[:, :3].sigmoid())
@@ -150,7 +166,7 @@ class DVAE(nn.Module):
               seed: int | None = None, epoch: int = 0) -> Terms:  # fmt: skip
         """Both terms of the loss; the Gumbel noise comes from `generator`, or belongs to (seed, epoch, index)."""
         need_positive("DVAE.loss", temperature=temperature)
-        y = map_pixels(_pictures("DVAE.loss", images))
+        y = self._mapped("DVAE.loss", images)
         with torch.autocast(images.device.type, enabled=False):
             logits = self.encoder(y)
             batch, words, height, width = logits.shape
@@ -179,18 +195,33 @@ class DVAE(nn.Module):
 
         Raises:
             ValueError: images of another shape, or a temperature that is not positive.
+            TypeError: images are neither uint8 nor floating, or the weights not float32.
         """
         terms = self.terms(images, temperature=temperature, generator=generator, indices=indices, seed=seed, epoch=epoch)
         return terms.reconstruction + kl_weight / (3 * FACTOR**2) * terms.divergence
 
+    def _mapped(self, where: str, images: Tensor) -> Tensor:
+        """Checked pictures as float32 in (0, 1)."""
+        self._need_float32(where)
+        sizes = bind_axes(where, images=(images, "batch channels height width"))
+        if sizes["channels"] != 3 or min(sizes["height"], sizes["width"]) < FACTOR:
+            raise wrong(where, given=f"images {list(images.shape)}", expected=f"[batch, 3, height, width], sides of at least {FACTOR}",
+                        mend="repeat a grey channel with images.expand(-1, 3, -1, -1)")  # fmt: skip
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise wrong(where, given=f"images of dtype {images.dtype}", expected="uint8, or floating in [0, 1]",
+                        mend="pass images.to(torch.uint8)", kind=TypeError)  # fmt: skip
+        return map_pixels(images.float() / 255 if images.dtype == torch.uint8 else images.float())
 
-def _pictures(where: str, images: Tensor) -> Tensor:
-    """float32 in [0, 1]."""
-    sizes = bind_axes(where, images=(images, "batch channels height width"))
-    if sizes["channels"] != 3 or min(sizes["height"], sizes["width"]) < FACTOR:
-        raise wrong(where, given=f"images {list(images.shape)}", expected=f"[batch, 3, height, width], sides of at least {FACTOR}",
-                    mend="repeat a grey channel with images.expand(-1, 3, -1, -1)")  # fmt: skip
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise wrong(where, given=f"images of dtype {images.dtype}", expected="uint8, or floating in [0, 1]",
-                    mend="pass images.to(torch.uint8)", kind=TypeError)  # fmt: skip
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    def _need_float32(self, where: str) -> None:
+        if other := {p.dtype for p in self.parameters()} - {torch.float32}:
+            raise wrong(where, given=f"weights of dtype {', '.join(map(str, other))}",
+                        expected="torch.float32, as a rounded logit is another word",
+                        mend="cast this model back by .float()", kind=TypeError)  # fmt: skip
+
+    def _one_hot(self, words: Tensor) -> Tensor:
+        """[...] -> [..., vocabulary]."""
+        try:
+            return functional.one_hot(words, self.vocabulary)
+        except RuntimeError as error:
+            raise wrong("DVAE.decode", given=f"words from {int(words.min())} to {int(words.max())}", expected=f"0..{self.vocabulary - 1}",
+                        mend="decode words of this model", kind=IndexError) from error  # fmt: skip

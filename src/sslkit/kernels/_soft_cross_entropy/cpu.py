@@ -3,6 +3,8 @@
 logsumexp(z) = max z - log max softmax(z), so one pass of exponentials serves both; the largest of a softmax is never below 1 / classes.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,18 +13,24 @@ from sslkit.kernels._rows import wide
 CACHE = 2**16  # numbers of a block; a quarter of a MiB
 
 
+def blocks(logits: Tensor) -> Iterator[slice]:
+    """Rows that are taken together."""
+    rows, classes = logits.shape
+    size = max(CACHE // classes, torch.get_num_threads())  # a softmax runs one row on one thread
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
 def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: float, expected: float | None) -> tuple[Tensor, Tensor]:
     """loss [rows], and the gradient of  expected * sum of the losses  in the logits' dtype; empty if `expected` is None."""
-    rows, classes = logits.shape
+    rows = len(logits)
     dtype = wide(logits.dtype)
     loss = logits.new_empty(rows, dtype=dtype)
     gradient = logits.new_empty(logits.shape if expected is not None else (0,))
     n = targets.sum(dim=1, dtype=dtype)
-    size = max(CACHE // classes, torch.get_num_threads())  # a softmax runs one row on one thread
     which = range(rows) if index is None else index.tolist()
-    for start in range(0, rows, size):
-        block = slice(start, min(start + size, rows))
-        first, last = which[start], which[block.stop - 1]
+    for block in blocks(logits):
+        first, last = which[block.start], which[block.stop - 1]
         # Rows that lie together are read where they are; index_select refuses those that are not there.
         if first >= 0 and last < len(targets) and list(which[block]) == list(range(first, last + 1)):
             q, weight = targets[first : last + 1], n[first : last + 1]

@@ -9,7 +9,7 @@ from torch import Tensor
 from sslkit._checks import bind_axes, need_floating, need_positive, wrong
 from sslkit.kernels import _choose, _launch
 from sslkit.kernels._rows import need_ids, wide
-from sslkit.kernels._soft_cross_entropy import cpu, reference
+from sslkit.kernels._soft_cross_entropy import blocks, cpu, reference
 
 CLASSES = 2**24  # the fused version's most
 
@@ -28,13 +28,13 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, target_index: Tensor 
         targets: [target rows, classes], floating, no gradient flows back.
         target_index: [rows], int64 or int32: which row of targets; None: targets have as many rows as logits.
         temperature: above 0.
-        expected_gradient: what the loss of every row will be multiplied by, 1 / rows for their mean: on a CPU, where the gradient is formed
-            with the loss, a pass over it is saved if it comes true, nothing else changes.
+        expected_gradient: what the loss of every row will be multiplied by, 1 / rows for their mean: where the gradient is formed with the
+            loss, a pass over it is saved if it comes true, nothing else changes. Any number may stand here.
         backend: "auto", "reference" or "fused"; see `explain`.
 
     Returns:
-        [rows], float32 or wider. Nothing as large as the logits is made but their gradient (on a CPU: with the loss; elsewhere the softmax
-        is computed again). Differentiable once.
+        [rows], float32 or wider. Nothing as large as the logits is made but their gradient: on a CPU with the loss; elsewhere, and in
+        float16, which a factor that comes later would lift out of nothing, the softmax is computed again. Differentiable once.
 
     Raises:
         ValueError: the axes or devices disagree, no classes, a temperature that is not positive, or an explicit backend cannot run.
@@ -54,13 +54,15 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, target_index: Tensor 
     if sizes["classes"] == 0:
         raise wrong("soft_cross_entropy", given=f"logits {list(logits.shape)}", expected="at least one class", mend="check the last axis")
     chosen = _choose.requested("soft_cross_entropy", backend)
-    expected = float(expected_gradient) if torch.is_grad_enabled() and logits.requires_grad else None
+    # By a hint that is 0, not finite or far from 1 the gradient could not be divided again.
+    hint = float(expected_gradient) if 2**-32 < abs(expected_gradient) < 2**32 else 1.0
+    expected = hint if torch.is_grad_enabled() and logits.requires_grad else None
     return torch.ops.sslkit.soft_cross_entropy(logits, targets.detach(), target_index, temperature, expected, chosen)[0]  # type: ignore[no-any-return]
 
 
 def _at_once(x: Tensor, backend: str) -> bool:
     """Whether the gradient is formed with the loss."""
-    return x.device.type == "cpu" and backend == "auto"
+    return x.device.type == "cpu" and backend == "auto" and x.dtype != torch.float16
 
 
 def _version(logits: Tensor, targets: Tensor, backend: _choose.Backend) -> ModuleType:
@@ -72,7 +74,7 @@ def _version(logits: Tensor, targets: Tensor, backend: _choose.Backend) -> Modul
         from sslkit.kernels._soft_cross_entropy import fused
 
         return fused
-    return reference
+    return blocks if logits.device.type == "cpu" and backend == "auto" else reference
 
 
 @torch.library.custom_op(
