@@ -9,8 +9,8 @@ torchrun --nproc-per-node 2 examples/moco.py                    as many processe
 Version 3 passes both views in one batch, so BatchNorm sees both; its authors pass each by itself.
 
 Expect on handwriting, 300 steps, 16 to 29 CPU seconds, seed 0: linear with five labels a class 82.9 -> 85.9, 90.0 and 91.6 % for versions
-1, 2 and 3; linear 97.2 -> 98.0, 97.6 and 98.8 %. On generated pictures, version 2 with --momentum 0.99 --steps 600 --batch 128, 80 CPU seconds,
-mean of seeds 0, 1, 2: linear 17.8 -> 41.1 %; with the default 0.95 nothing is learned there. No ViT was measured.
+1, 2 and 3; linear 97.2 -> 98.0, 97.6 and 98.8 %. On generated pictures, version 2 with --momentum 0.99 --steps 600 --batch 128,
+80 CPU seconds, mean of seeds 0, 1, 2: linear 17.8 -> 41.1 %; with the default 0.95 nothing is learned there. No ViT was measured.
 """
 
 import argparse
