@@ -141,7 +141,7 @@ class Case:
 
 
 _BUILT = "for which it was built. To mend: "
-_TABLES = "its positions are tables for that grid"  # of MViT
+_TABLES = "its positions are tables for a grid"  # of MViT
 _MULTIPLE = "expected a positive multiple of 4"
 _SQUARE = "expected a model built for square images, as which the library reads its position table"
 _TIMM_SIZES = {

@@ -100,6 +100,21 @@ def test_nothing_moves_and_nothing_flows_back(function):
     assert all(torch.equal(x, before[name]) for name, x in teacher.state_dict().items())
 
 
+@both
+def test_a_method_may_use_a_frozen_part_of_what_is_trained(function):
+    class Student(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own, self.teacher = nn.Linear(2, 2), convnet_small().eval()
+
+        def seen(self, images):
+            return self.teacher.stages(images)
+
+    student, images = Student(), torch.rand(2, 3, 16, 16, generator=seeded())
+    assert student.training
+    assert torch.equal(function(student.seen, images), function(student.teacher.stages, images))
+
+
 @proves_both("compile")
 @both
 def test_compiles_in_one_graph(function):

@@ -23,7 +23,7 @@ def features(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple[int,
     Args:
         model: images -> an object with `patches` [batch, tokens, dim] and `grid` (any `sslkit.backbones` network, `adapt(...)`), or a map
             [batch, dim, height, width]; for clips [batch, dim, time, height, width]. In evaluation mode: nothing in it may move. That is
-            checked of a module and of its method; a function or lambda hides its modules, so call eval() on them.
+            checked of a module; of a module's method, whether all of it is in training mode; a function hides its modules.
         images: what the model takes; not masked.
         grid: tokens of the student, (h, w) or (t, h, w); None: the model's own. Another grid is resampled bilinearly between the centres
             of its cells, as are the 7 x 7 maps of a ConvNet for 14 x 14 tokens (the paper does not say how; this is our choice).
@@ -73,8 +73,9 @@ def pseudo_labels(model: Callable[[Tensor], Any], images: Tensor, *, grid: tuple
 def _rows(where: str, model: Callable[[Tensor], Any], images: Tensor, grid: tuple[int, ...] | None, ids: Tensor | None) -> Tensor:
     """[batch, tokens or kept, dim] of the model's answer, on the grid."""
     owner = getattr(model, "__self__", model)  # of a bound method, such as model.maps
-    moving = [name or type(part).__name__ for name, part in owner.named_modules() if part.training] if isinstance(owner, nn.Module) else []
-    if moving:
+    parts = dict(owner.named_modules()) if isinstance(owner, nn.Module) else {}
+    moving = [name or type(part).__name__ for name, part in parts.items() if part.training]
+    if moving and (owner is model or len(moving) == len(parts)):  # a method may use a frozen part of what else is trained
         raise wrong(where, given=f"a model whose {moving[0]} is in training mode", expected="a frozen model",
                     mend="call model.eval().requires_grad_(False) once")  # fmt: skip
     with torch.no_grad():
