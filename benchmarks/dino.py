@@ -79,7 +79,7 @@ def matrix(logits: Tensor, temperature: float) -> Tensor:
 
 
 def softmaxes(*logits: Tensor) -> None:
-    """One pass of exponentials over what is given, without which none of the forms can do. No answer."""
+    """One pass of exponentials over what is given, which no form can do without. No answer."""
     for x in logits:
         x.softmax(dim=-1)
 

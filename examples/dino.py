@@ -3,7 +3,8 @@
 python examples/dino.py                                         a ConvNet on generated pictures
 python examples/dino.py --teacher sinkhorn --crops 2+4          rows of the paper's table 7: also --momentum none|epoch, --loss mse,
                                                                 --predictor, --crops 2|2+4|2+8
-python examples/dino.py --accumulate 4                          a batch in parts; centre, teacher and student move once a step
+python examples/dino.py --accumulate 4                          a batch in parts, which BatchNorm sees one by one; centre, teacher and
+                                                                student move once a step
 python examples/dino.py --backbone vit --patch 4                a ViT, and what its class token looks at
 python examples/dino.py --backbone vit --ibot                   iBOT: hidden patches say what the teacher, which sees them, says
 torchrun --nproc-per-node 2 examples/dino.py                    as many processes as you have GPUs; there BatchNorm sees all of them
@@ -92,6 +93,8 @@ def parse(arguments=None):
         given = f"--backbone {options.backbone} --loss {options.loss}" + " --predictor" * options.predictor
         parser.error(f"--ibot: got {given}; expected a ViT, which has patches to hide, cross-entropy and no predictor. "
                      "To mend: pass --backbone vit alone with it")  # fmt: skip
+    if options.accumulate > 1 and options.teacher == "sinkhorn":
+        parser.error("--accumulate: got parts with --teacher sinkhorn, which balances a whole batch; expected 1. To mend: leave it out")
     return options
 
 
@@ -172,7 +175,7 @@ def train(options, run, data, student, teacher, group, device):
             decay = cosine(step, base=options.weight_decay, final=options.final_weight_decay, steps=run.steps)
             optimizer.param_groups[0]["weight_decay"] = decay
         cold = linear(step, start=options.warm_temperature, final=options.teacher_temperature, steps=options.warm_steps)
-        draw, total, seen, patches_seen = {"seed": options.seed, "epoch": epoch}, 0.0, [], []
+        draw, total, seen, patches_seen, looks = {"seed": options.seed, "epoch": epoch}, 0.0, [], [], []
         optimizer.zero_grad()
         for part in batch.tensor_split(options.accumulate):
             indices = share_of(part, group)
@@ -192,6 +195,7 @@ def train(options, run, data, student, teacher, group, device):
                 loss = loss + ibot_loss(patch_logits, patch_probs, student_temperature=options.temperature, group=group)
                 patches_seen.append(patch_targets)
             seen.append(targets)
+            looks.append((probs, logits.detach()[:2].flip(0)))  # of the other view
             loss = loss * (len(part) / len(batch))
             loss.backward()
             total += loss.item()
@@ -208,8 +212,8 @@ def train(options, run, data, student, teacher, group, device):
             teacher.update(0.0)
         numbers = {"loss": total}
         if probs is not None and (step + 1) % options.watch == 0:
-            says = (logits.detach()[:2].flip(0) / options.temperature).softmax(dim=-1)  # of the other view
-            numbers |= collapse_report(probs.flatten(0, 1), says.flatten(0, 1), group=group).to_dict()
+            targets, logits = (torch.cat(parts, dim=1).flatten(0, 1) for parts in zip(*looks, strict=True))
+            numbers |= collapse_report(targets, (logits / options.temperature).softmax(dim=-1), group=group).to_dict()
         run.write(step + 1, **numbers)
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
             shown = {name: f"{numbers[name]:.3f}" for name in ("loss", "entropy") if name in numbers}

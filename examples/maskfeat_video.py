@@ -241,8 +241,9 @@ def report(options, run, data, shapes, model, device, controls):
     )
     for name in found:
         print(f"{name:18} {controls[name]:5.1f} -> {found[name]:5.1f} %")
-    if shapes is not None:
+    if found:
         print(f"k-NN of raw pixels: {', '.join(f'{name} {value:.1f}' for name, value in pixels.items())} %")
+    if shapes is not None:
         print(f"chance: motion {100 / len(MOTIONS):.1f}, shape {100 / (int(shapes.test_labels.max()) + 1):.1f}")
     print(save_picture(strips(data.test[:2], model.encoder.base, options), options.out / "masks.png"))
     print(loss_curve(options.out))

@@ -13,7 +13,7 @@ torchrun --nproc-per-node 2 examples/siamese.py    as many processes as you have
 
 Views of one size pass in one batch, so BatchNorm sees all of them; the authors of BYOL, SimSiam, Barlow Twins and VICReg pass each alone.
 
-Expect on the generated pictures, --steps 600 --batch 128, 80 to 170 CPU seconds, mean of seeds 0, 1, 2, linear: 17.8 % before training
+Expect on the generated pictures, --steps 600 --batch 128, 70 to 170 CPU seconds, mean of seeds 0, 1, 2, linear: 17.8 % before training
 (chance 8.3); VICReg 54.7, InstDist 44.3, SwAV 44.0, Barlow Twins 43.0, DeepCluster v2 39.8, SimSiam 28.6, BYOL 27.7 %; CMC, of two
 networks, 24.4 -> 37.9 %.
 """
@@ -91,6 +91,8 @@ def parse(arguments=None):
     parser.add_argument("--weight-decay", type=float, default=1e-3)
     options = parser.parse_args(arguments)
     options.local_views = local_views(parser, options.crops)
+    if options.method == "cmc" and options.backbone != "convnet":
+        parser.error(f"--backbone: got {options.backbone} with cmc; expected convnet, two of them. To mend: leave it out")
     if options.local_views and options.method not in ("byol", "swav"):
         parser.error(f"--crops: got {options.crops!r} with {options.method}; expected 2, or 2+N for byol and swav. To mend: pass --crops 2")
     return options

@@ -42,7 +42,7 @@ NOTES = {
     "moco": "MoCo v2, 400 steps: momentum of the keys' encoder 0.99 37.0 (taken), 0.95 with temperature 0.1 13.2, 0.07 18.6, smaller crops "
     "13.7, a third of the rate 17.0; with 0.95 it learned nothing",
     "predictor": "with a predictor nothing is learned at this length: 16.6 is the level of no training, 17.8; no other setting was tried",
-    "multi-crop": "objects of these pictures are small, and local views miss them; no other scale of theirs was tried",
+    "multi-crop": "objects of these pictures are small, and local views may miss them; no other scale of theirs was tried",
     "sinkhorn": "both with DINO's preset; none was sought for Sinkhorn-Knopp",
 }
 

@@ -1,6 +1,6 @@
 """The nine rows of DINO's ablation (table 7), one backbone and one evaluation: six of DINO, BYOL, MoCo v2 and SwAV.
 
-The paper's first row has local crops. Here it has not: objects of these pictures are small, and local views miss them.
+The paper's first row has local crops. Here it has not: objects of these pictures are small, and local views may miss them.
 """
 
 from benchmarks.claims.dino import row

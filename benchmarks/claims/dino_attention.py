@@ -25,7 +25,7 @@ def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     return {name: found[f"{name}_after"] for name in METRICS} | {f"{name}_teacher": found[f"{name}_teacher"] for name in METRICS}
 
 
-NOTE = ("one preset was tried, of nine CPU minutes and 51,200 views of pictures, the paper's of about 10^9: its attention is off "
+NOTE = ("one preset was tried, of nine CPU minutes and 51,200 pictures, the paper's of about 10^9: its attention is off "
         "the objects, perhaps as backgrounds tell these pictures apart more easily")  # fmt: skip
 
 

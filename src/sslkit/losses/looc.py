@@ -33,7 +33,7 @@ def looc_loss(queries: Tensor, keys: Tensor, queues: Tensor, shared: Sequence[in
         shared: for each view the head whose augmentation it shares with the query, 0: none; `LeaveOneOut.shared`. None: 0, 1, 2, ...
         temperature: above 0; 0.2 is MoCo v2's.
         others: whose other keys head h > 0 must tell from its own: "image", those of the same image, as the paper writes; "batch", those
-            of all images of all processes, as the public code named below.
+            of all images of all processes, as the public code named below does with those of its own process.
         group: the mean is over the rows of all these processes (see `sslkit.distributed`), which hold equal queues.
 
     Returns:

@@ -223,5 +223,7 @@ class DVAE(nn.Module):
         try:
             return functional.one_hot(words, self.vocabulary)
         except RuntimeError as error:
+            if words.numel() and int(words.min()) >= 0 and int(words.max()) < self.vocabulary:  # out of memory, say
+                raise
             raise wrong("DVAE.decode", given=f"words from {int(words.min())} to {int(words.max())}", expected=f"0..{self.vocabulary - 1}",
                         mend="decode words of this model", kind=IndexError) from error  # fmt: skip
