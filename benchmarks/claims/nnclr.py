@@ -55,8 +55,8 @@ DATA: dict[str, dict[str, dict[str, Any]]] = {
 
 
 # Means of the three seeds.
-FLOOR = ("linear probes, full augmentation and crops alone: NNCLR 27.1, 10.7, SimCLR 42.3, 10.2, BYOL 15.8, 11.8: by crops all end at the level "
-         "of no training, about 12, so that who learned less loses less")  # fmt: skip
+FLOOR = ("linear probes, full augmentation and crops alone: NNCLR 27.1, 10.7, SimCLR 42.3, 10.2, BYOL 15.8, 11.8: by crops all end at the "
+         "level of no training, about 12, so that who learned less loses less")  # fmt: skip
 
 
 def crop_only(data: str, score: str, other: str, paper: str) -> Claim:
