@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.backbones.adapted import torchvision_vit
 from torch import nn
 
-from sslkit.backbones import ViT, convnet_small
+from sslkit.backbones import ViT, adapt, convnet_small
 from sslkit.maskers import RandomMasker
 from sslkit.targets import features, pseudo_labels
 from sslkit.testing import proves
@@ -98,6 +99,15 @@ def test_nothing_moves_and_nothing_flows_back(function):
     out = function(nn.Sequential(teacher.stages).eval(), images)
     assert not out.requires_grad
     assert all(torch.equal(x, before[name]) for name, x in teacher.state_dict().items())
+
+
+def test_a_users_model_is_a_teacher_through_adapt():
+    """DINO's and the supervised kind: its own patch tokens, normalised, on its grid or on the student's."""
+    teacher, images = adapt(torchvision_vit().eval()), torch.rand(2, 3, 16, 16, generator=seeded())
+    tokens = teacher(images)
+    assert torch.equal(features(teacher, images), nn.functional.normalize(tokens.patches, dim=-1))
+    maps = tokens.patches.mT.unflatten(-1, tokens.grid)
+    assert torch.equal(features(teacher, images, grid=(3, 5)), features(lambda _: maps, images, grid=(3, 5)))
 
 
 @both
