@@ -62,6 +62,20 @@ class Data:
     test_masks: Tensor | None = None
 
 
+def split_files(
+    pixels: Tensor, labels: Tensor | None, paths: Sequence[str], what: str
+) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+    """What was read of files, and its labels: for training, and a fifth for testing. All lie in class folders, or `labels` is None."""
+    loose = [] if labels is None else [path for path, label in zip(paths, labels.tolist(), strict=True) if label < 0]
+    if loose:
+        raise wrong("--data", given=f"{len(loose)} {what} outside the class folders, first {loose[0]}",
+                    expected="all or none in subfolders", mend="move them into the folder of their class, or elsewhere")  # fmt: skip
+    order = permutation(len(pixels), seed=0, epoch=0)
+    held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
+    train, test = ((pixels[ids], None if labels is None else labels[ids]) for ids in (kept, held))
+    return train, test
+
+
 def load_data(name: str, size: int) -> Data:
     """scenes | scenes:easy | digits | folder:PATH | torchvision:NAME:ROOT. In a folder, subfolders are classes; a fifth is for testing."""
     kind, _, rest = name.partition(":")
@@ -79,14 +93,7 @@ def load_data(name: str, size: int) -> Data:
         found = Folder(rest, size).load()
         for path, reason in found.skipped:
             print(f"skipped {path}: {reason}", file=sys.stderr)
-        loose = [path for path, label in zip(found.paths, found.labels.tolist(), strict=True) if label < 0] if found.classes else []
-        if loose:
-            raise wrong("--data", given=f"{len(loose)} pictures outside the class folders, first {loose[0]}",
-                        expected="all or none in subfolders", mend="move them into the folder of their class, or elsewhere")  # fmt: skip
-        order = permutation(len(found.images), seed=0, epoch=0)
-        held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
-        labels = found.labels if found.classes else None
-        train, test = ((found.images[ids], None if labels is None else labels[ids]) for ids in (kept, held))
+        train, test = split_files(found.images, found.labels if found.classes else None, found.paths, "pictures")
         probe = train
     elif kind == "torchvision":
         which, _, root = rest.partition(":")

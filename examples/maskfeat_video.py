@@ -42,11 +42,11 @@ from common import (
     scores,
     set_rate,
     share_of,
+    split_files,
     wrong,
 )
 from sslkit.augmentations import RandomResizedCrop
 from sslkit.backbones import ViT, adapt, maskfeat_mvit
-from sslkit.counter import permutation
 from sslkit.datasets import MOTIONS, ClipFolder, SceneVideos
 from sslkit.distributed import global_mean
 from sslkit.losses import masked_cross_entropy, masked_mse
@@ -103,14 +103,8 @@ def load_clips(options):
     if len(batch.clips) < 2:
         raise wrong("--data", given=f"{len(batch.clips)} readable videos, {len(batch.skipped)} skipped", expected="at least 2",
                     mend="pass videos of enough frames, or smaller --frames and --frame-stride")  # fmt: skip
-    order = permutation(len(batch.clips), seed=0, epoch=0)
-    held, kept = order[::5], order[torch.arange(len(order)) % 5 != 0]
-    loose = [folder.paths[i] for i, label in zip(batch.indices.tolist(), batch.labels.tolist(), strict=True) if label < 0]
-    if folder.classes and loose:
-        raise wrong("--data", given=f"{len(loose)} videos outside the class folders, first {loose[0]}",
-                    expected="all or none in subfolders", mend="move them into the folder of their class, or elsewhere")  # fmt: skip
-    labels = batch.labels if folder.classes else None
-    train, test = ((batch.clips[ids], None if labels is None else labels[ids]) for ids in (kept, held))
+    paths = [folder.paths[index] for index in batch.indices.tolist()]
+    train, test = split_files(batch.clips, batch.labels if folder.classes else None, paths, "videos")
     return Data(train[0], train[0], test[0], train[1], train[1], test[1]), None
 
 
