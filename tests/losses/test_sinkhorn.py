@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sslkit.losses import dino_loss, sinkhorn_knopp
+from sslkit.losses import dino_loss, sinkhorn, sinkhorn_knopp
 from sslkit.testing import proves, run_in_processes
 
 NAME = "losses.sinkhorn_knopp"
@@ -81,6 +81,18 @@ def test_equals_the_matrix(rows, columns, temperature, iterations, seed, log_dom
     logits = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     got = sinkhorn_knopp(logits, temperature, iterations=iterations, log_domain=log_domain)
     torch.testing.assert_close(got.double(), loop(logits, temperature, iterations), rtol=1e-3, atol=1e-5)
+
+
+@proves(NAME, "property")
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("small, large", [(1, 1), (12, 20)])
+def test_blocks_do_not_show(monkeypatch, iterations, small, large):
+    """Row by row; and in blocks of 3 and 5 rows, whose last one is shorter."""
+    logits = torch.randn(11, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = sinkhorn_knopp(logits, 0.1, iterations=iterations)
+    monkeypatch.setattr(sinkhorn, "_SMALL", small)
+    monkeypatch.setattr(sinkhorn, "_LARGE", large)
+    torch.testing.assert_close(sinkhorn_knopp(logits, 0.1, iterations=iterations), whole)
 
 
 @proves(NAME, "property")

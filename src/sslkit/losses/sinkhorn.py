@@ -10,6 +10,7 @@ from sslkit._checks import bind_axes, need_floating, need_positive, wrong
 from sslkit.distributed import Group, row_count
 
 _LEAST = 1e-37  # a column's smallest share of the largest one's
+_SMALL, _LARGE = 2**17, 2**19  # numbers of a block on a CPU, half a MiB where it is copied, 2 MiB where it is only read
 
 
 @torch.no_grad()
@@ -22,8 +23,8 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, *, iterations: int = 3, l
             Q[b, :] /= rows * sum over columns of Q[b, :]
         out = rows * Q                                             rows of all processes
 
-    Q is never rewritten: it stays diag(v) M diag(u) for two vectors, M[b] = exp(logits[b] / temperature - m[b]), m[b] the row's largest,
-    and v starts as exp(m - max m), which is what the subtraction took out. So no logit overflows.
+    Q is never rewritten: it stays diag(v) M diag(u) for two vectors, M[b] = softmax(logits[b] / temperature), whose log-sum-exp l[b] is
+    what v starts from, exp(l - max l). So no logit overflows, and a half step of both vectors reads M once.
 
     Args:
         logits: [batch, dim], floating; a teacher's, no gradient flows back.
@@ -49,24 +50,50 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, *, iterations: int = 3, l
         raise wrong("sinkhorn_knopp", given=f"iterations={iterations}", expected="a whole number from 0 on", mend="pass 3")
     wide = torch.promote_types(logits.dtype, torch.float32)
     with torch.autocast(logits.device.type, enabled=False):
-        x = logits.to(wide) / temperature  # [batch, dim]
-        rows = row_count(len(x), group)
-        return _logarithms(x, rows, columns, iterations, group) if log_domain else _vectors(x, rows, iterations, group)
+        rows = row_count(len(logits), group)
+        if log_domain:
+            return _logarithms(logits.to(wide) / temperature, rows, columns, iterations, group)
+        return _vectors(logits.detach(), temperature, rows, iterations, group)
 
 
-def _vectors(x: Tensor, rows: int, iterations: int, group: Group | None) -> Tensor:
-    largest = x.amax(dim=1, keepdim=True) if x.numel() else x.new_zeros(len(x), 1)
-    m = x.sub_(largest).exp_()  # x is our own
-    v = (largest[:, 0] - _all_max(largest, group)).exp()  # [batch]
+def _vectors(logits: Tensor, temperature: float, rows: int, iterations: int, group: Group | None) -> Tensor:
+    m, lse = _softmax(logits, temperature)
+    v = torch.exp(lse - _all_max(lse, group))  # [batch]
     if iterations == 0:
         total = _all_sum(v @ m, group).sum()
         return m.mul_((v * (rows / total))[:, None])
-    for _ in range(iterations):  # up to a factor of all of u, which v takes out again
-        shares = _all_sum(v @ m, group)  # [dim]
+    shares, size = v @ m, _block_rows(m, _LARGE)  # [dim]
+    for left in reversed(range(iterations)):  # up to a factor of all of u, which v takes out again
+        shares = _all_sum(shares, group)
         shares = shares.clamp(min=_LEAST * shares.max())
-        u = (shares.min().sqrt() * shares.max().sqrt()) / shares  # from 1e-19 to 1e19; every row of m has a 1, so m @ u is no less
-        v = 1 / (m @ u)  # [batch]
-    return m.mul_(u).mul_(v[:, None])
+        u = (shares.min().sqrt() * shares.max().sqrt()) / shares  # from 1e-19 to 1e19; rows of m sum to 1, so m @ u is no less
+        shares = torch.zeros_like(u)
+        for m_, v_ in zip(torch.split(m, size), torch.split(v, size), strict=True):  # views, written in place
+            v_.copy_(1 / (m_ @ u))
+            if left:
+                shares.addmv_(m_.t(), v_)
+            else:
+                m_.mul_(u).mul_(v_[:, None])
+    return m
+
+
+def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of z = logits / temperature, and log-sum-exp of its rows, max z - log max softmax(z): one pass of exponentials serves both."""
+    m = logits.new_empty(logits.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+    size = _block_rows(m, _SMALL)
+    top, share = m.new_empty(2, len(m))
+    buffer = m.new_empty(min(size, len(m)), m.shape[1])
+    for x, m_, top_, share_ in zip(*(torch.split(y, size) for y in (logits, m, top, share)), strict=True):
+        z = torch.div(x.to(m.dtype), temperature, out=buffer[: len(x)])
+        torch.softmax(z, dim=1, out=m_)
+        torch.amax(z, dim=1, out=top_)
+        torch.amax(m_, dim=1, out=share_)
+    return m, top - share.log()
+
+
+def _block_rows(m: Tensor, numbers: int) -> int:
+    """Rows that are taken together: on a CPU those that stay in the cache, else all."""
+    return max(numbers // max(m.shape[1], 1) if m.device.type == "cpu" else len(m), 1)
 
 
 def _logarithms(x: Tensor, rows: int, columns: int, iterations: int, group: Group | None) -> Tensor:

@@ -10,40 +10,52 @@ from torch import Tensor
 
 from sslkit.kernels._rows import wide
 
-CACHE = 2**16  # numbers of a block; a quarter of a MiB
+CACHE = 2**17  # numbers of a block; half a MiB
+
+
+def block_rows(logits: Tensor) -> int:
+    """Rows that are taken together."""
+    return max(CACHE // logits.shape[1], torch.get_num_threads())  # a softmax runs one row on one thread
 
 
 def blocks(logits: Tensor) -> Iterator[slice]:
-    """Rows that are taken together."""
-    rows, classes = logits.shape
-    size = max(CACHE // classes, torch.get_num_threads())  # a softmax runs one row on one thread
+    """All rows, by blocks."""
+    rows, size = len(logits), block_rows(logits)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
 
 def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: float, expected: float | None) -> tuple[Tensor, Tensor]:
     """loss [rows], and the gradient of  expected * sum of the losses  in the logits' dtype; empty if `expected` is None."""
-    rows = len(logits)
-    dtype = wide(logits.dtype)
-    loss = logits.new_empty(rows, dtype=dtype)
-    gradient = logits.new_empty(logits.shape if expected is not None else (0,))
+    (rows, classes), size, dtype = logits.shape, block_rows(logits), wide(logits.dtype)
     n = targets.sum(dim=1, dtype=dtype)
-    which = range(rows) if index is None else index.tolist()
-    for block in blocks(logits):
-        first, last = which[block.start], which[block.stop - 1]
-        # Rows that lie together are read where they are; index_select refuses those that are not there.
-        if first >= 0 and last < len(targets) and list(which[block]) == list(range(first, last + 1)):
-            q, weight = targets[first : last + 1], n[first : last + 1]
-        else:
-            q, weight = (x.index_select(0, torch.tensor(which[block])) for x in (targets, n))
-        z, q = logits[block].to(dtype) / temperature, q.to(dtype)
-        p = z.softmax(dim=1)
-        lse = z.amax(dim=1) - p.amax(dim=1).log()
-        loss[block] = weight * lse - torch.linalg.vecdot(q, z)
+    if index is not None:
+        n = n.index_select(0, index)  # refuses rows that are not there
+    which = None if index is None else index.tolist()
+    gradient = logits.new_empty(logits.shape if expected is not None else (0,))
+    factor = 0.0 if expected is None else expected / temperature
+    top, share, score = logits.new_empty(3, rows, dtype=dtype)  # max z, max softmax(z), <q, z>
+    z_, p_ = logits.new_empty(2, min(size, rows), classes, dtype=dtype)
+    parts = zip(*(torch.split(x, size) for x in (logits, top, share, score, n * factor)), strict=True)
+    slopes = torch.split(gradient, size)
+    for i, (x, top_, share_, score_, scale) in enumerate(parts):
+        z, p = z_[: len(x)], p_[: len(x)]  # the last block may be shorter
+        q = _block(targets, which, i * size, len(x)).to(dtype)
+        torch.div(x.to(dtype), temperature, out=z)
+        torch.softmax(z, 1, out=p)
+        torch.amax(z, 1, out=top_)
+        torch.amax(p, 1, out=share_)
+        torch.sum(z.mul_(q), 1, out=score_)
         if expected is not None:
-            factor = expected / temperature
-            p.mul_((weight * factor)[:, None])
-            torch.sub(p, q, alpha=factor, out=gradient[block]) if gradient.dtype == dtype else gradient[block].copy_(
-                p.sub_(q, alpha=factor)
-            )
-    return loss, gradient
+            p.mul_(scale[:, None])
+            torch.sub(p, q, alpha=factor, out=slopes[i]) if gradient.dtype == dtype else slopes[i].copy_(p.sub_(q, alpha=factor))
+    return n * (top - share.log()) - score, gradient
+
+
+def _block(targets: Tensor, which: list[int] | None, start: int, rows: int) -> Tensor:
+    """The targets of these rows of logits; where they lie together they are read there."""
+    if which is None:
+        return targets[start : start + rows]
+    kinds = which[start : start + rows]
+    first = kinds[0] if kinds else 0
+    return targets[first : first + rows] if kinds == list(range(first, first + rows)) else targets[kinds]
