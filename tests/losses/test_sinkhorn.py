@@ -85,7 +85,7 @@ def test_equals_the_matrix(rows, columns, temperature, iterations, seed, log_dom
 
 @proves(NAME, "property")
 @pytest.mark.parametrize("iterations", [0, 1, 3])
-@pytest.mark.parametrize("small, large", [(1, 1), (12, 20)])
+@pytest.mark.parametrize(("small", "large"), [(1, 1), (12, 20)])
 def test_blocks_do_not_show(monkeypatch, iterations, small, large):
     """Row by row; and in blocks of 3 and 5 rows, whose last one is shorter."""
     logits = torch.randn(11, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
