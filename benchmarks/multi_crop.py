@@ -65,7 +65,7 @@ def run(case: str, rounds: int = 5) -> Report:
     pictures = [to_pil_image(image) for image in levels]
     ours = dino(size, local, LOCAL, blur=BLUR)
     jobs = {
-        "sslkit, uint8, crops rounded": partial(dino(size, local, LOCAL, blur=BLUR, rounded=True), levels),
+        "sslkit, uint8, Pillow's forms": partial(dino(size, local, LOCAL, blur=BLUR, pillow=True), levels),
         "sslkit, uint8": partial(ours, levels),
         "sslkit, float32": partial(ours, floats),
         "torchvision.v2, PIL, picture by picture": partial(one_by_one, torchvision_views(size, local, True), pictures),

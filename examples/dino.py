@@ -63,6 +63,7 @@ def parse(arguments=None):
     parser.add_argument("--patch", type=int, default=4, help="of the ViT")
     parser.add_argument("--dim", type=int, default=96, help="of the ViT, 32 a head")
     parser.add_argument("--depth", type=int, default=4, help="of the ViT")
+    parser.add_argument("--head-norm", action="store_true", help="batch norm in the head of a ViT; a ConvNet has it in any case")
     parser.add_argument("--prototypes", type=int, default=512, help="outputs of the head; 65536 in the paper")
     parser.add_argument(
         "--momentum", choices=["ema", "none", "epoch"], default="ema", help="none: the teacher is the student; epoch: its last epoch"
@@ -141,7 +142,7 @@ def build(options, channels, device):
         backbone = Pooled(vit, "cls")
     else:
         backbone = small_resnet(channels) if options.backbone == "resnet" else convnet_small(channels)
-    network = Network(backbone, options.prototypes, options.backbone != "vit", options.ibot)
+    network = Network(backbone, options.prototypes, options.backbone != "vit" or options.head_norm, options.ibot)
     student = Student(network, MLPPredictor(options.prototypes, 256) if options.predictor else None)
     return student.to(device, memory_format=torch.channels_last)  # of convolutions; on a CPU 1.3 times as fast
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ImageFilter
 from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from sslkit.augmentations import GaussianBlur
 from sslkit.testing import proves
@@ -37,6 +39,34 @@ def test_equals_kornia():
     parameters = blur.sample(4, (40, 50), generator=seeded())
     sigma = parameters["sigma"][:, None].expand(4, 2)
     torch.testing.assert_close(blur.apply(images, parameters), kornia.filters.gaussian_blur2d(images, (7, 7), sigma), rtol=0, atol=1e-5)
+
+
+@proves("augmentations.GaussianBlur", "loop")
+@pytest.mark.parametrize("picture", [(37, 53), (5, 90), (224, 70)])
+def test_boxes_are_pillows(picture):
+    """Up to its six roundings, borders and all; the Gaussian of that sigma is far off."""
+    levels = torch.randint(0, 2, (8, 3, *picture), generator=seeded(), dtype=torch.uint8) * 255
+    blur, taps = (GaussianBlur(sigma=(0.1, 4.0), p=1.0, **options) for options in ({"pillow": True}, {"kernel": 5}))
+    parameters = blur.sample(8, picture, generator=seeded(1))
+    want = torch.stack([
+        pil_to_tensor(to_pil_image(image).filter(ImageFilter.GaussianBlur(sigma.item())))
+        for image, sigma in zip(levels, parameters["sigma"], strict=True)
+    ])  # fmt: skip
+    away = (blur.apply(levels, parameters).int() - want.int()).abs()
+    assert away.max() <= 3  # six roundings of half a level at most
+    assert away.double().mean() < 0.6
+    assert (taps.apply(levels, parameters).int() - want.int()).abs().max() > 10
+
+
+@proves("augmentations.GaussianBlur", "property")
+def test_three_boxes_have_the_variance():
+    """Of a point: its spread along each axis is sigma^2, whatever part of a pixel the box ends in."""
+    point, place = torch.zeros(20, 1, 41, 41, dtype=torch.float64), torch.arange(41.0, dtype=torch.float64) - 20
+    point[:, :, 20, 20] = 1
+    sigma = torch.linspace(0.2, 4, 20)
+    blurred = GaussianBlur(sigma=(0.1, 4.0), pillow=True).apply(point, {"sigma": sigma, "blurred": torch.ones(20, dtype=torch.bool)})
+    for axis in (2, 3):
+        torch.testing.assert_close((blurred.sum(dim=(1, 5 - axis)) * place.square()).sum(dim=1), sigma.double().square())
 
 
 def test_draws_sigma_and_the_flag_from_the_stated_ranges():
@@ -74,5 +104,7 @@ def test_errors():
     for options in ({"sigma": (0, 1)}, {"sigma": (2, 1)}, {"kernel": 4}, {"kernel": -3}, {"p": 2}):
         with pytest.raises(ValueError, match=r"GaussianBlur: got .*; expected .* To mend: "):
             GaussianBlur(**options)
+    with pytest.raises(ValueError, match=r"got kernel=5 with pillow=True; expected boxes"):
+        GaussianBlur(kernel=5, pillow=True)
     with pytest.raises(ValueError, match=r"got images of 224 x 8; expected more than 11 pixels a side, the kernel's radius. To mend: "):
         GaussianBlur()(torch.rand(1, 3, 224, 8))

@@ -19,6 +19,9 @@ def test_the_papers_chain():
     assert second == Compose(*large, GaussianBlur(p=0.1), Solarize(0.2))
     assert rest == [small] * 8
     assert len(dino(224, local_views=0, scale=(0.14, 1)).views) == 2
+    for view in dino(224, pillow=True).views:
+        assert view.ops[0].rounded
+        assert view.ops[4].pillow
     plain = dino((32, 40), None, 1, jitter_p=0, grayscale=0, blur=(0, 0, 0), solarize=0, flip=0)
     assert [[op.name for op in view.ops] for view in plain.views] == [["crop"]] * 3
     assert plain.views[2].ops[0] == RandomResizedCrop((14, 17), scale=(0.05, 0.4), interpolation="bicubic")

@@ -1,5 +1,6 @@
 """Gaussian blur with a standard deviation per sample."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,8 +22,10 @@ class GaussianBlur(Augmentation):
         w[d] = exp(-d^2 / (2 sigma[b]^2)),  d = -r..r,  kernel = 2 r + 1
         out[b, c, i, j] = sum over d, e of w[d] w[e] images[b, c, i + d, j + e] / (sum of w)^2
 
-    Pillow's GaussianBlur (MoCo, SwAV, DINO) is another operation: repeated box filters without a kernel's limit, several
-    grey levels away.
+    Pillow's filter of that name, which the codes of MoCo, SwAV and DINO call, is another operation, up to 14 of 255 levels away at edges:
+    a box whose ends weigh less, three times along rows, then three times along columns; borders are repeated, anew before each.
+
+        w[d] = 1 for |d| <= l,  a for |d| = l + 1;  l and a are such that three boxes have the variance sigma^2
 
     Parameters: sigma [batch] float32, in pixels; blurred [batch] bool.
 
@@ -31,18 +34,20 @@ class GaussianBlur(Augmentation):
         kernel: number of taps, odd. None: a tenth of the height, made odd (2 * (height // 10 // 2) + 1), as in SimCLR:
             23 at 224, 3 at 32.
         p: probability.
+        pillow: boxes, as Pillow's; it rounds to 8 bits after each of the six, which here is not done.
 
     Raises:
-        ValueError: sigma is not a range above 0, kernel is even, p is outside [0, 1], or the image is no larger than the
-            kernel's radius.
+        ValueError: sigma is not a range above 0, kernel is even or given for boxes, p is outside [0, 1], or the image is no larger than
+            the kernel's radius.
 
-    Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", app. A; its code
-    pads with zeros.
+    Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", app. A; its code pads with zeros.
+    Boxes: Gwosdek et al. 2011, "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering".
     """
 
     sigma: tuple[float, float] = (0.1, 2.0)
     kernel: int | None = None
     p: float = 0.5
+    pillow: bool = False
     name: ClassVar[str] = "blur"
 
     def __post_init__(self) -> None:
@@ -56,6 +61,9 @@ class GaussianBlur(Augmentation):
                 expected="an odd number of taps",
                 mend=f"pass {max(1, self.kernel) | 1}",
             )
+        if self.pillow and self.kernel is not None:
+            raise wrong("GaussianBlur", given=f"kernel={self.kernel} with pillow=True", expected="boxes, whose length follows from sigma",
+                        mend="leave one of them out")  # fmt: skip
         need_probability("GaussianBlur", p=self.p)
 
     @property
@@ -71,7 +79,7 @@ class GaussianBlur(Augmentation):
 
     def check(self, channels: int, size: Size) -> None:
         radius = self._radius(size[0])
-        if radius >= min(size):
+        if radius >= min(size) and not self.pillow:
             raise wrong(
                 "GaussianBlur",
                 given=f"images of {size[0]} x {size[1]}",
@@ -80,6 +88,9 @@ class GaussianBlur(Augmentation):
             )
 
     def _radius(self, height: int) -> int:
+        """The largest distance of a tap."""
+        if self.pillow:
+            return int((math.sqrt(4 * self.sigma[1] ** 2 + 1) - 1) / 2) + 1
         return (height // 10 if self.kernel is None else self.kernel) // 2
 
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
@@ -94,16 +105,28 @@ class GaussianBlur(Augmentation):
         place = torch.arange(tile + 2 * radius, device=images.device)
         distance = (place[:, None] - place[:tile] - radius).abs()  # [tile + 2 r, tile]
         sigma = parameters["sigma"].to(images.dtype)[:, None, None]
-        band = torch.where(distance <= radius, (distance / sigma).square_().mul_(-0.5).exp_(), 0)  # [batch, tile + 2 r, tile]
+        taps = _box(distance, sigma) if self.pillow else (distance / sigma).square_().mul_(-0.5).exp_()
+        band = torch.where(distance <= radius, taps, 0)  # [batch, tile + 2 r, tile]
         band = band / band.sum(dim=1, keepdim=True)
-        blurred = _along_rows(images, band, radius).mT  # [batch, channels, width, height]
-        return _along_rows(blurred, band, radius).mT
+        for _ in range(2):  # rows, then columns
+            for _ in range(3 if self.pillow else 1):
+                images = _along_rows(images, band, radius, "replicate" if self.pillow else "reflect")
+            images = images.mT
+        return images
 
 
-def _along_rows(images: Tensor, band: Tensor, radius: int) -> Tensor:
+def _box(distance: Tensor, sigma: Tensor) -> Tensor:
+    """One of three boxes: 1 up to `whole`, `rest` one further."""
+    variance = sigma.square() / 3
+    whole = ((12 * variance + 1).sqrt().sub(1) / 2).floor()
+    rest = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1).square()))
+    return torch.where(distance <= whole, 1, torch.where(distance == whole + 1, rest, 0))
+
+
+def _along_rows(images: Tensor, band: Tensor, radius: int, border: str) -> Tensor:
     batch, channels, height, width = images.shape
     tile = band.shape[2]
-    padded = pad(images, (radius, radius, 0, 0), mode="reflect").reshape(batch, channels * height, width + 2 * radius)
+    padded = pad(images, (radius, radius, 0, 0), mode=border).reshape(batch, channels * height, width + 2 * radius)
     tiles = []
     for start in range(0, width, tile):
         size = min(tile, width - start)

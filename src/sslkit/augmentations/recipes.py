@@ -283,7 +283,7 @@ def dino(
     solarize: float = 0.2,
     flip: float = 0.5,
     interpolation: Interpolation = "bicubic",
-    rounded: bool = False,
+    pillow: bool = False,
 ) -> MultiCrop:
     """Two global views, one always blurred and one sometimes solarised, and local ones of small parts.
 
@@ -301,7 +301,8 @@ def dino(
         solarize: probability, of the second global view.
         flip: probability; 0 leaves it out.
         interpolation: of the crops.
-        rounded: of the crops: several times as fast for large uint8 images on a CPU, see `RandomResizedCrop`.
+        pillow: the forms of the authors' code on PIL pictures: crops of uint8 images resized in integers, several times as fast for large
+            ones on a CPU (`RandomResizedCrop(rounded=True)`), and blur by boxes (`GaussianBlur(pillow=True)`).
 
     Raises:
         ValueError: an option is out of range (of the part that takes it), or local_views below 0.
@@ -311,8 +312,8 @@ def dino(
     local_size = _local("dino", size, local_size, local_views)
 
     def view(side: int | Sequence[int], area: tuple[float, float], blurred: float, solarized: float) -> Compose:
-        crop = RandomResizedCrop(side, scale=area, interpolation=interpolation, rounded=rounded)
-        colours = ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale), GaussianBlur(p=blurred), Solarize(p=solarized)
+        crop = RandomResizedCrop(side, scale=area, interpolation=interpolation, rounded=pillow)
+        colours = ColorJitter(*jitter, p=jitter_p), Grayscale(grayscale), GaussianBlur(p=blurred, pillow=pillow), Solarize(p=solarized)
         return _view(crop, HorizontalFlip(flip), *colours)
 
     first, second = view(size, scale, blur[0], 0.0), view(size, scale, blur[1], solarize)
