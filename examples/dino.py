@@ -61,8 +61,9 @@ def parse(arguments=None):
     parser.set_defaults(data="scenes:easy")
     parser.add_argument("--backbone", choices=["convnet", "resnet", "vit"], default="convnet", help="resnet: ResNet-18 without its stem")
     parser.add_argument("--patch", type=int, default=4, help="of the ViT")
-    parser.add_argument("--dim", type=int, default=96, help="of the ViT, 32 a head")
+    parser.add_argument("--dim", type=int, default=96, help="of the ViT")
     parser.add_argument("--depth", type=int, default=4, help="of the ViT")
+    parser.add_argument("--heads", type=int, default=3, help="of the ViT's attention")
     parser.add_argument("--head-norm", action="store_true", help="batch norm in the head of a ViT; a ConvNet has it in any case")
     parser.add_argument("--prototypes", type=int, default=512, help="outputs of the head; 65536 in the paper")
     parser.add_argument(
@@ -138,7 +139,7 @@ class Student(nn.Module):
 def build(options, channels, device):
     torch.manual_seed(options.seed)
     if options.backbone == "vit":
-        vit = ViT(options.size, options.patch, options.dim, options.depth, options.dim // 32, channels=channels, init="dino")
+        vit = ViT(options.size, options.patch, options.dim, options.depth, options.heads, channels=channels, init="dino")
         backbone = Pooled(vit, "cls")
     else:
         backbone = small_resnet(channels) if options.backbone == "resnet" else convnet_small(channels)

@@ -40,6 +40,7 @@ def parse(arguments=None):
     run_options(parser, steps=400, out="runs/supervised")
     parser.add_argument("--backbone", choices=["convnet", "vit"], default="convnet")
     parser.add_argument("--patch", type=int, default=4, help="side of the ViT's patches")
+    parser.add_argument("--heads", type=int, default=3, help="of its attention")
     parser.add_argument("--labels", type=float, default=1.0, help="labels used, evenly over the classes: a share, or a number above 1")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-2)
@@ -53,7 +54,7 @@ def build(options, channels):
     """The backbone without a classifier: images -> features; `dim` is their number."""
     if options.backbone == "convnet":
         return convnet_small(channels=channels)
-    return Pooled(ViT(options.size, options.patch, 96, 4, 3, channels=channels, init="dino"), "cls")
+    return Pooled(ViT(options.size, options.patch, 96, 4, options.heads, channels=channels, init="dino"), "cls")
 
 
 def main(arguments=None):

@@ -6,12 +6,13 @@ from typing import Any
 from benchmarks.claims._example import run_example
 from benchmarks.claims.claim import Claim
 
-VIT: dict[str, Any] = {"data": "scenes:easy", "size": 32, "backbone": "vit", "patch": 4}
-DIGITS = {**VIT, "data": "digits", "no-flip": True, "steps": 400, "batch": 128, "lr": 1e-3}
+VIT: dict[str, Any] = {"size": 32, "backbone": "vit", "batch": 128, "lr": 1e-3}
+SCENES = {**VIT, "data": "scenes:easy", "patch": 8, "heads": 6, "steps": 2000}
+DIGITS = {**VIT, "data": "digits", "patch": 4, "no-flip": True, "steps": 400}
 ARMS: dict[str, dict[str, Any]] = {
-    "DINO": {**VIT, "steps": 800, "batch": 64, "lr": 1e-3},
-    "labels": {**VIT, "steps": 800, "batch": 64, "lr": 1e-3, "example": "supervised"},
-    "untrained": {**VIT, "steps": 1, "batch": 64, "lr": 0.0},
+    "DINO": {**SCENES, "head-norm": True},
+    "labels": {**SCENES, "example": "supervised"},
+    "untrained": {**SCENES, "steps": 1, "lr": 0.0},
     "DINO, digits": {**DIGITS, "head-norm": True},
     "labels, digits": {**DIGITS, "example": "supervised"},
     "untrained, digits": {**DIGITS, "steps": 1, "lr": 0.0},
