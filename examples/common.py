@@ -50,7 +50,7 @@ def wrong(where: str, *, given: str, expected: str, mend: str) -> SystemExit:
 class Data:
     """Pictures [n, channels, size, size], uint8 or floating in [0, 1]; labels int64 [n] or None. `test` is classified by `probe`.
 
-    test_masks: bool [n, size, size], where the object is, of generated pictures.
+    test_masks: bool [n, size, size], where the object is, of generated pictures; what is written, of digits.
     """
 
     train: Tensor

@@ -54,6 +54,9 @@ from sslkit.optim import clip_each, dino_groups, drop_gradients
 from sslkit.plots import attention_heads, save_picture
 from sslkit.schedules import cosine, linear
 
+# of the progress bar: H, of a target and of their mean, the divergence of student and teacher, what a target says of its picture
+REPORT = {"H": "entropy", "mean-H": "mean_entropy", "KL": "divergence", "I": "information"}
+
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -63,7 +66,7 @@ def parse(arguments=None):
     parser.add_argument("--patch", type=int, default=4, help="of the ViT")
     parser.add_argument("--dim", type=int, default=96, help="of the ViT")
     parser.add_argument("--depth", type=int, default=4, help="of the ViT")
-    parser.add_argument("--heads", type=int, default=3, help="of the ViT's attention")
+    parser.add_argument("--heads", type=int, help="of the ViT; default: one of each 32 of its width")
     parser.add_argument("--head-norm", action="store_true", help="batch norm in the head of a ViT; a ConvNet has it in any case")
     parser.add_argument("--prototypes", type=int, default=512, help="outputs of the head; 65536 in the paper")
     parser.add_argument(
@@ -95,6 +98,8 @@ def parse(arguments=None):
         given = f"--backbone {options.backbone} --loss {options.loss}" + " --predictor" * options.predictor
         parser.error(f"--ibot: got {given}; expected a ViT, which has patches to hide, cross-entropy and no predictor. "
                      "To mend: pass --backbone vit alone with it")  # fmt: skip
+    if options.watch < 1:
+        parser.error(f"--watch: got {options.watch}; expected 1 or more. To mend: pass 10, or more than --steps to look never")
     if options.accumulate > 1 and options.teacher == "sinkhorn":
         parser.error("--accumulate: got parts with --teacher sinkhorn, which balances a whole batch; expected 1. To mend: leave it out")
     return options
@@ -139,7 +144,9 @@ class Student(nn.Module):
 def build(options, channels, device):
     torch.manual_seed(options.seed)
     if options.backbone == "vit":
-        vit = ViT(options.size, options.patch, options.dim, options.depth, options.heads, channels=channels, init="dino")
+        vit = ViT(
+            options.size, options.patch, options.dim, options.depth, options.heads or options.dim // 32, channels=channels, init="dino"
+        )
         backbone = Pooled(vit, "cls")
     else:
         backbone = small_resnet(channels) if options.backbone == "resnet" else convnet_small(channels)
@@ -159,7 +166,7 @@ def train(options, run, data, student, teacher, group, device):
     network = torch.compile(network) if options.compile else network
     center, patch_center = (DINOCenter(options.prototypes, options.center_momentum).to(device) for _ in range(2))
     parts = {"student": student, "teacher": teacher, "center": center, "optimizer": optimizer}
-    mask, n = None, len(data.train)
+    mask, n, report = None, len(data.train), {}
     if options.ibot:
         grid, parts["patch_center"] = student.network.backbone.encoder.base, patch_center
         masker = BlockwiseMasker(options.ratio, min_patches=max(1, round(16 / 196 * math.prod(grid))))  # in proportion to BEiT's
@@ -188,7 +195,7 @@ def train(options, run, data, student, teacher, group, device):
                 logits, patch_logits = network(crops, mask)
                 targets, patch_targets = teacher(crops[:2], mask, seen=True)
             if options.loss == "mse":
-                probs, loss = None, dino_mse_loss(logits, targets, group=group)
+                probs, loss = (targets / cold).softmax(dim=-1), dino_mse_loss(logits, targets, group=group)  # probs: to look at alone
             else:
                 probs = sharpened(targets, center, cold)
                 loss = dino_loss(logits, probs, student_temperature=options.temperature, group=group)
@@ -213,12 +220,13 @@ def train(options, run, data, student, teacher, group, device):
         elif options.momentum == "none" or (step + 1) % max(1, n // options.batch) == 0:
             teacher.update(0.0)
         numbers = {"loss": total}
-        if probs is not None and (step + 1) % options.watch == 0:
+        if (step + 1) % options.watch == 0:
             targets, logits = (torch.cat(parts, dim=1).flatten(0, 1) for parts in zip(*looks, strict=True))
             numbers |= collapse_report(targets, (logits / options.temperature).softmax(dim=-1), group=group).to_dict()
+            report = {key: f"{numbers[name]:.3f}" for key, name in REPORT.items()}
         run.write(step + 1, **numbers)
         if run.rank == 0 and (step + 1) % max(1, run.steps // 10) == 0:
-            shown = {name: f"{numbers[name]:.3f}" for name in ("loss", "entropy") if name in numbers}
+            shown = {"loss": f"{total:.3f}"} | report
             if data.probe_labels is not None:
                 shown["knn"] = f"{knn_score(student.network.backbone, data, 500, device):.1f} %"
             run.bar.set_postfix(shown)
@@ -255,7 +263,7 @@ def report(options, run, data, backbones, device):
         print(score_table(data, pixels, rows))
     print(loss_curve(options.out))
     if any("entropy" in line for line in read_log(options.out)):
-        print(loss_curve(options.out, ("entropy", "divergence", "mean_entropy", "uniform"), file="collapse.png", y_label="nats"))
+        print(loss_curve(options.out, (*REPORT.values(), "uniform"), file="collapse.png", y_label="nats"))
     if options.backbone == "vit":
         print(save_picture(attention_picture(options, data, backbones, device), options.out / "attention.png"))
 

@@ -89,10 +89,12 @@ def test_a_picture_below_twenty_rows_has_a_kernel_of_one_tap():
     width=st.integers(12, 70),
     radius=st.integers(0, 11),
     sigma=st.floats(0.1, 5),
+    boxes=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_constants_stay_and_transposing_commutes(height, width, radius, sigma, seed):
-    blur = GaussianBlur(sigma=(sigma, sigma), kernel=2 * radius + 1, p=1.0)
+def test_constants_stay_and_transposing_commutes(height, width, radius, sigma, boxes, seed):
+    form = {"pillow": True} if boxes else {"kernel": 2 * radius + 1}
+    blur = GaussianBlur(sigma=(sigma, sigma), p=1.0, **form)
     constant = torch.full((2, 1, height, width), 0.7)
     torch.testing.assert_close(blur(constant), constant, rtol=0, atol=1e-6)
     images = torch.rand(2, 2, height, width, generator=seeded(seed))

@@ -61,8 +61,12 @@ def test_the_score_of_attention_is_that_of_its_best_head():
     assert common.attention_jaccard(Network(), common.Data(*[torch.rand(3, 3, 16, 16)] * 3)) == {}
 
 
-def test_masks_come_with_generated_pictures_alone():
-    data = common.load_data("scenes:easy", 24)
-    assert data.test_masks.shape == (len(data.test), 24, 24)
-    assert 0.05 < data.test_masks.float().mean() < 0.5
-    assert common.load_data("digits", 24).test_masks is None
+@pytest.mark.parametrize("name", ["scenes:easy", "digits"])
+def test_masks_are_where_something_is(name):
+    """Of generated pictures the object, of digits what is written: bright, on black."""
+    data = common.load_data(name, 24)
+    masks = data.test_masks
+    assert masks.shape == (len(data.test), 24, 24)
+    assert 0.05 < masks.float().mean() < 0.5
+    if name == "digits":
+        assert data.test.mean(dim=1)[masks].min() >= 0.5 > data.test.mean(dim=1)[~masks].max()

@@ -1,6 +1,7 @@
 """DINO as a user runs it: every row of the paper's table, a killed run, two processes."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -129,13 +130,13 @@ def test_ibot_is_dino_where_nothing_is_hidden(tmp_path):
 
 
 ROWS = [("--momentum", "none"), ("--momentum", "epoch"), ("--teacher", "sinkhorn"), ("--loss", "mse"), ("--predictor",), ("--crops", "2+2"),
-        ("--freeze", "2"), tuple(VIT), (*VIT, "--ibot"),
+        ("--freeze", "2"), tuple(VIT), (*VIT, "--heads", "2", "--head-norm"), (*VIT, "--ibot"),
         (*VIT, "--ibot", "--teacher", "sinkhorn", "--crops", "2+2")]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
 def test_every_row_of_the_table_moves_what_it_should(row, tmp_path, capsys):
-    dino.main([*SMALL, *row, "--steps", "3", "--epochs", "1", "--batch", "400", "--out", str(tmp_path)])
+    dino.main([*SMALL, *row, "--steps", "3", "--epochs", "1", "--batch", "400", "--watch", "1", "--out", str(tmp_path)])
     parts = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["parts"]
     student, teacher = parts["student"], parts["teacher"]
     name = next(name for name in student if name.endswith("mlp.0.weight"))
@@ -146,6 +147,10 @@ def test_every_row_of_the_table_moves_what_it_should(row, tmp_path, capsys):
     first = dino.build(dino.parse([*SMALL, *row]), 3, "cpu").state_dict()
     frozen = torch.equal(first["network.head.last_layer.weight_v"], student["network.head.last_layer.weight_v"])
     assert not frozen
+    assert any("running_mean" in name and "head" in name for name in student) == ("vit" not in row or "--head-norm" in row)
+    report = [line for line in common.read_log(tmp_path) if "information" in line]
+    assert all(math.isfinite(line[name]) for line in report for name in ("entropy", "mean_entropy", "divergence", "information"))
+    assert report
     assert all(value > 0 for value in losses(tmp_path))
     assert "student" in capsys.readouterr().out
 
@@ -186,6 +191,9 @@ def test_refusals(capsys):
     with pytest.raises(SystemExit):
         dino.parse(["--accumulate", "4", "--teacher", "sinkhorn"])
     assert "--accumulate: got parts with --teacher sinkhorn, which balances a whole batch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        dino.parse(["--watch", "0"])
+    assert "--watch: got 0; expected 1 or more" in capsys.readouterr().err
     for crops in ("3", "2+x", "1+4"):
         with pytest.raises(SystemExit):
             dino.parse(["--crops", crops])

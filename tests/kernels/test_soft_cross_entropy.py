@@ -59,6 +59,16 @@ def test_gradients_are_exact_whatever_comes_back(backend):
         torch.testing.assert_close(torch.autograd.grad(2 * loss, logits)[0], 2 * exact)  # a graph may be used twice
 
 
+def test_a_retained_graph_wants_the_gradient_that_it_gave_out():
+    """The gradient is not copied; autograd sees that it was changed."""
+    logits, targets, index = inputs()
+    loss = soft_cross_entropy(logits.view(5, 7), targets, target_index=index, expected_gradient=1.0).sum()
+    loss.backward(retain_graph=True)
+    logits.grad.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @forms
 @pytest.mark.parametrize("hint", [0.0, -3.0, 1e-44, 1e38, 1e300, math.inf, math.nan])
 def test_no_expectation_spoils_the_gradient(backend, hint):
@@ -87,18 +97,23 @@ def test_linear_in_the_targets_and_blind_to_a_shift(backend):
     torch.testing.assert_close(gradient.sum(dim=1), torch.zeros(5, dtype=torch.float64))
 
 
-def test_blocks_do_not_show(monkeypatch):
-    logits, targets, index = inputs(rows=11, dtype=torch.float32)
-    whole = cpu.forward(logits.detach(), targets, index, 0.1, 0.5)
-    monkeypatch.setattr(cpu, "CACHE", 1)
-    for got, expected in zip(cpu.forward(logits.detach(), targets, index, 0.1, 0.5), whole, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
-    half = logits.detach().half()[:, ::2]  # row by row, and strided
-    for q, rows in ((targets[:, ::2], index), (targets.repeat(4, 1)[:11, ::2], None)):
-        (loss, saved), expected = (version.forward(half, q, rows, 0.1) for version in (blocks, reference))
+@pytest.mark.parametrize("rows", [1, 3])  # of a block; of three, the last block has two
+def test_blocks_do_not_show(monkeypatch, rows):
+    logits, targets, index = inputs(rows=11, kinds=14, dtype=torch.float32)
+    logits, together = logits.detach(), torch.arange(2, 13)
+    choices = [(targets[:11], None), (targets, index), (targets, together), (targets, torch.cat([together[:5], index[:6]]))]
+    whole = [cpu.forward(logits, q, which, 0.1, 0.5) for q, which in choices]
+    monkeypatch.setattr(cpu, "CACHE", 7 * rows)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert len(list(cpu.blocks(logits))) == -(-11 // rows)
+    for (q, which), expected in zip(choices, whole, strict=True):
+        torch.testing.assert_close(cpu.forward(logits, q, which, 0.1, 0.5), expected, rtol=1e-6, atol=1e-6)
+    half = logits.half()[:, ::2]  # strided
+    for q, which in ((targets[:, ::2], index), (targets[:11, ::2], None)):
+        (loss, saved), expected = (version.forward(half, q, which, 0.1) for version in (blocks, reference))
         torch.testing.assert_close((loss, saved), expected)
         grad = torch.linspace(-1, 1, 11)
-        gradient, slope = (version.backward(grad, half, q, rows, saved, 0.1) for version in (blocks, reference))
+        gradient, slope = (version.backward(grad, half, q, which, saved, 0.1) for version in (blocks, reference))
         assert gradient.is_contiguous()
         torch.testing.assert_close(gradient, slope)
 

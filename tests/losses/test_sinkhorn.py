@@ -96,6 +96,17 @@ def test_blocks_do_not_show(monkeypatch, iterations, small, large):
 
 
 @proves(NAME, "property")
+@pytest.mark.parametrize("form", [sinkhorn._softmax, sinkhorn._below_the_largest])
+def test_exponentials_of_a_cpu_and_of_a_gpu(form):
+    """One matrix up to a factor of each row, which is returned."""
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    m, scale = form(logits, 0.5)
+    torch.testing.assert_close(scale[:, None] + m.log(), logits / 0.5)
+    assert m.max() <= 1
+    assert (m.sum(dim=1) > 1 - 1e-12).all()
+
+
+@proves(NAME, "property")
 @both
 def test_rows_columns_and_order(log_domain):
     logits = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -157,6 +168,8 @@ def test_wrong_input():
         (lambda: sinkhorn_knopp(logits[0], 0.1), "1 axes; expected the axes"),
         (lambda: sinkhorn_knopp(logits, 0.0), "sinkhorn_knopp: got temperature=0.0; expected a finite temperature above 0"),
         (lambda: sinkhorn_knopp(logits, 0.1, iterations=-1), "got iterations=-1; expected a whole number from 0 on"),
+        (lambda: sinkhorn_knopp(logits, 0.1, iterations=3.0), "got iterations=3.0; expected a whole number from 0 on"),
+        (lambda: sinkhorn_knopp(logits[:, :0], 0.1), r"got logits \[8, 0\]; expected at least one column"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -22,12 +22,15 @@ class GaussianBlur(Augmentation):
         w[d] = exp(-d^2 / (2 sigma[b]^2)),  d = -r..r,  kernel = 2 r + 1
         out[b, c, i, j] = sum over d, e of w[d] w[e] images[b, c, i + d, j + e] / (sum of w)^2
 
-    Pillow's filter of that name, which the codes of MoCo, SwAV and DINO call, is another operation, up to 14 of 255 levels away at edges:
-    a box whose ends weigh less, three times along rows, then three times along columns; borders are repeated, anew before each.
+    Pillow's filter of that name, which the codes of MoCo, SwAV and DINO call, is another operation, 10 to 40 of 255 levels away at hard
+    edges, lines and points: a box whose ends weigh less, three times along rows, then three times along columns; borders are repeated,
+    anew before each. Three such boxes have the variance sigma^2.
 
-        w[d] = 1 for |d| <= l,  a for |d| = l + 1;  l and a are such that three boxes have the variance sigma^2
+        w[d] = 1 for |d| <= l,  a for |d| = l + 1,  divided by their sum;      s = sigma^2 / 3
+        l = floor((sqrt(12 s + 1) - 1) / 2),   a = (2 l + 1) (l (l + 1) - 3 s) / (6 (s - (l + 1)^2))
 
-    Parameters: sigma [batch] float32, in pixels; blurred [batch] bool.
+    Parameters: sigma [batch] float32, in pixels (of boxes not above the range's end, for which their length is made); blurred [batch]
+        bool.
 
     Args:
         sigma: range of the standard deviation, in pixels.

@@ -301,8 +301,8 @@ def dino(
         solarize: probability, of the second global view.
         flip: probability; 0 leaves it out.
         interpolation: of the crops.
-        pillow: the forms of the authors' code on PIL pictures: crops of uint8 images resized in integers, several times as fast for large
-            ones on a CPU (`RandomResizedCrop(rounded=True)`), and blur by boxes (`GaussianBlur(pillow=True)`).
+        pillow: crops and blur as by the authors' code on PIL pictures: large uint8 images on a CPU are resized in integers, several times
+            as fast (`RandomResizedCrop(rounded=True)`), and boxes blur (`GaussianBlur(pillow=True)`).
 
     Raises:
         ValueError: an option is out of range (of the part that takes it), or local_views below 0.

@@ -51,8 +51,9 @@ def load_official(
                                    clips, whose last norm, which the pre-training does not have, keeps its values; head and target's filters
                                    are left out
 
-    Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another square
-    grid is resampled to the model's, in the source's mode. Classifier heads and projectors are left out, and so is the decoder for a `ViT`.
+    Wrappers' names (module., backbone., encoder., _orig_mod.) are taken off in front, never inside. A position table of another number
+    of tokens, of a square grid, is resampled to the model's grid, in the source's mode; one of as many is taken as it is. Classifier heads
+    and projectors are left out, and so is the decoder for a `ViT`.
     A `ViT` of clips takes weights of images too: the filters are spread over the tubelet, the positions repeated over time.
 
     Args:

@@ -34,13 +34,14 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, target_index: Tensor 
 
     Returns:
         [rows], float32 or wider. Nothing as large as the logits is made but their gradient: on a CPU with the loss; elsewhere, and in
-        float16, which a factor that comes later would lift out of nothing, the softmax is computed again. Differentiable once.
+        float16, which a factor that comes later would lift out of nothing, the softmax is computed again. Differentiable once. A gradient
+        that was formed with the loss is given out as it is: who changes it in place cannot go back through a retained graph again.
 
     Raises:
         ValueError: the axes or devices disagree, no classes, a temperature that is not positive, or an explicit backend cannot run.
         TypeError: logits or targets are not floating, or target_index not int64 or int32.
         IndexError: on a CPU, target_index is outside the targets (on a GPU: NaN, or a device-side assertion of the reference).
-        RuntimeError: a backward pass with create_graph=True.
+        RuntimeError: a backward pass with create_graph=True; autograd's, a second one after the gradient was changed in place.
 
     Source: Caron et al. 2021 (DINO), eq. 2; Hinton et al. 2015 for soft targets.
     """
