@@ -33,9 +33,15 @@ def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
 
 
 NOTES = {
-    "scenes": "one preset was tried, of nine CPU minutes and 51,200 pictures, the paper's of about 10^9: its attention is off "
-    "the objects, perhaps as backgrounds tell these pictures apart more easily",
-    "digits": "",
+    "scenes": "the search, seed 0, Jaccard and linear of the student (of no training: 24.4 and 10.3; 26.7 and 10.2 with six heads). "
+    "Patches of 4, 800 steps of 64: 9.6, 13.7; this was the preset before, and in its three seeds the Jaccard was 7.7 against 24.2 with "
+    "labels and 25.4 without training, opposite both times. Patches of 8, 2000 steps of 128: 7.7, 17.1; with Sinkhorn-Knopp 16.6, 16.9; "
+    "with that and twice the rate 21.1, 17.8; with that and six heads of 16 in the place of three of 32 28.1, 17.4; with centring and "
+    "batch norm in the head, three heads, 18.2, 18.0. Six heads, centring and that batch norm were then taken for all three seeds, before "
+    "any of them was seen",
+    "digits": "400 steps of 128, three heads. Without batch norm in the head all targets became uniform (entropy 6.23 of 6.24 after 250 "
+    "steps of 64). Sinkhorn-Knopp in the place of centring, seed 0: Jaccard 28.6, linear 89.8, k-NN 75.2. Which of three heads looks at "
+    "strokes, and which beside them, changes from seed to seed: 13 to 58",
 }
 
 
