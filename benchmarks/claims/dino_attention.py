@@ -37,8 +37,8 @@ NOTES = {
     "Patches of 4, 800 steps of 64: 9.6, 13.7; this was the preset before, and in its three seeds the Jaccard was 7.7 against 24.2 with "
     "labels and 25.4 without training, opposite both times. Patches of 8, 2000 steps of 128: 7.7, 17.1; with Sinkhorn-Knopp 16.6, 16.9; "
     "with that and twice the rate 21.1, 17.8; with that and six heads of 16 in the place of three of 32 28.1, 17.4; with centring and "
-    "batch norm in the head, three heads, 18.2, 18.0. Six heads, centring and that batch norm were then taken for three seeds, before any of "
-    "them was seen; seeds 3 and 4 came later, as three left the sign open",
+    "batch norm in the head, three heads, 18.2, 18.0. Six heads, centring and that batch norm were then taken for three seeds, before any "
+    "of them was seen; seeds 3 and 4 came later, as three left the sign open",
     "digits": "400 steps of 128, three heads. Without batch norm in the head all targets became uniform (entropy 6.23 of 6.24 "
     "after 250 steps of 64). With Sinkhorn-Knopp, seed 0: Jaccard 28.6, linear 89.8, k-NN 75.2; with six heads 57.9, 89.2, 74.2, "
     "before training 54.2, 71.0, 39.0. Which of three heads looks at strokes, and which beside them, changes from seed to seed: 13 to 58",
