@@ -99,7 +99,7 @@ class GaussianBlur(Augmentation):
     def _apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         if self._radius(images.shape[2]) == 0:
             return images
-        return only(parameters["blurred"], self._blur, images, {"sigma": parameters["sigma"]})
+        return only(parameters["blurred"], self._boxes if self.pillow else self._blur, images, {"sigma": parameters["sigma"]})
 
     def _blur(self, images: Tensor, parameters: Parameters) -> Tensor:
         radius = self._radius(images.shape[2])
@@ -108,13 +108,23 @@ class GaussianBlur(Augmentation):
         place = torch.arange(tile + 2 * radius, device=images.device)
         distance = (place[:, None] - place[:tile] - radius).abs()  # [tile + 2 r, tile]
         sigma = parameters["sigma"].to(images.dtype)[:, None, None]
-        taps = _box(distance, sigma) if self.pillow else (distance / sigma).square_().mul_(-0.5).exp_()
-        band = torch.where(distance <= radius, taps, 0)  # [batch, tile + 2 r, tile]
+        band = torch.where(distance <= radius, (distance / sigma).square_().mul_(-0.5).exp_(), 0)  # [batch, tile + 2 r, tile]
         band = band / band.sum(dim=1, keepdim=True)
-        for _ in range(2):  # rows, then columns
-            for _ in range(3 if self.pillow else 1):
-                images = _along_rows(images, band, radius, "replicate" if self.pillow else "reflect")
-            images = images.mT
+        blurred = _along_rows(images, band, radius).mT  # [batch, channels, width, height]
+        return _along_rows(blurred, band, radius).mT
+
+    def _boxes(self, images: Tensor, parameters: Parameters) -> Tensor:
+        radius = self._radius(images.shape[2])
+        distance = torch.arange(radius + 1, device=images.device)
+        box = _box(distance, parameters["sigma"].to(images.dtype)[:, None])  # [batch, radius + 1]
+        taps = (box / (2 * box.sum(dim=1, keepdim=True) - box[:, :1])).T[..., None, None, None]  # [radius + 1, batch, 1, 1, 1]
+        for axis, border in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
+            pixels = images.shape[axis]
+            for _ in range(3):
+                padded = pad(images, border, mode="replicate")
+                images = padded.narrow(axis, radius, pixels) * taps[0]
+                for d in range(1, radius + 1):
+                    images.addcmul_(padded.narrow(axis, radius - d, pixels) + padded.narrow(axis, radius + d, pixels), taps[d])
         return images
 
 
@@ -126,10 +136,10 @@ def _box(distance: Tensor, sigma: Tensor) -> Tensor:
     return torch.where(distance <= whole, 1, torch.where(distance == whole + 1, rest, 0))
 
 
-def _along_rows(images: Tensor, band: Tensor, radius: int, border: str) -> Tensor:
+def _along_rows(images: Tensor, band: Tensor, radius: int) -> Tensor:
     batch, channels, height, width = images.shape
     tile = band.shape[2]
-    padded = pad(images, (radius, radius, 0, 0), mode=border).reshape(batch, channels * height, width + 2 * radius)
+    padded = pad(images, (radius, radius, 0, 0), mode="reflect").reshape(batch, channels * height, width + 2 * radius)
     tiles = []
     for start in range(0, width, tile):
         size = min(tile, width - start)
