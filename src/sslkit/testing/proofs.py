@@ -113,12 +113,13 @@ def gradient_is_exact(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Non
 
 
 def compiles(fn: Callable[..., Any], inputs: tuple[Tensor, ...], *, backend: str = "aot_eager") -> None:
-    """One graph, forward and backward, and the results of eager."""
+    """One graph, forward and backward, and the results of eager: to 1e-5; to 1e-4 by inductor, whose code adds in another order."""
     torch.compiler.reset()
     expected = _run(fn, inputs)
     got = _run(torch.compile(copy.deepcopy(fn), fullgraph=True, backend=backend), inputs)
+    rtol, atol = (1e-4, 1e-5) if backend == "inductor" else (1e-5, 1e-6)
     for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def computes_in_float32(fn: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
