@@ -18,7 +18,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "untrained, digits": {**DIGITS, "steps": 1, "lr": 0.0},
 }
 METRICS = {"jaccard": "the Jaccard index of attention and object", "linear": "a linear probe", "knn": "k-NN"}
-FEW = {"few_shot": "a linear probe with five labels a class"}
+SCORES = {**METRICS, "few_shot": "a linear probe with five labels a class"}  # of what had no labels
 
 
 def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -28,8 +28,7 @@ def run(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
         found = run_example(settings["example"], plain, seed)
         return {"jaccard": found["jaccard"], "linear": found["accuracy"], "knn": found["knn"]}
     found = run_example("dino", plain, seed)
-    names = {**METRICS, **FEW}
-    return {name: found[f"{name}_after"] for name in names} | {f"{name}_teacher": found[f"{name}_teacher"] for name in names}
+    return {name: found[f"{name}_after"] for name in SCORES} | {f"{name}_teacher": found[f"{name}_teacher"] for name in SCORES}
 
 
 NOTES = {
@@ -47,16 +46,16 @@ NOTES = {
 
 def row(data: str, name: str, statement: str, paper: str, behind: str, metric: str) -> Claim:
     suffix, where = (", digits", " of handwriting") if data == "digits" else ("", "")
-    return Claim(f"dino-attention-{data}-{name}-{metric}", f"DINO, ViT{where}: {statement}, by {({**METRICS, **FEW})[metric]}",
-                 "Caron et al. 2021, fig. 4", paper, {arm: ARMS[arm] for arm in ("DINO" + suffix, behind + suffix)}, metric,
-                 ("DINO" + suffix, behind + suffix), run, log="dino-attention", metrics=(*METRICS, *FEW) if suffix and behind != "labels"
-                 else tuple(METRICS), seeds=(0, 1, 2) if suffix else (0, 1, 2, 3, 4), quick={"steps": 20},
-                 note=NOTES[data] if (name, metric) == ("labels", "jaccard") else "")  # fmt: skip
+    arms = "DINO" + suffix, behind + suffix
+    return Claim(f"dino-attention-{data}-{name}-{metric}", f"DINO, ViT{where}: {statement}, by {SCORES[metric]}",
+                 "Caron et al. 2021, fig. 4", paper, {arm: ARMS[arm] for arm in arms}, metric, arms, run, log="dino-attention",
+                 metrics=tuple(SCORES if suffix and behind != "labels" else METRICS), seeds=(0, 1, 2) if suffix else (0, 1, 2, 3, 4),
+                 quick={"steps": 20}, note=NOTES[data] if (name, metric) == ("labels", "jaccard") else "")  # fmt: skip
 
 
 CLAIMS = [
     claim
-    for data, metrics in (("scenes", METRICS), ("digits", {**METRICS, **FEW}))
+    for data, metrics in (("scenes", METRICS), ("digits", SCORES))
     for claim in (
         row(data, "labels", "it looks at the object more than a network trained with labels", "ViT-S/16: 27.3 -> 45.9, VOC12", "labels",
             "jaccard"),

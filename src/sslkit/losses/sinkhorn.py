@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkit._checks import bind_axes, need_floating, need_positive, wrong
 from sslkit.distributed import Group, row_count
+from sslkit.kernels._softmax import softmax_into
 
 _LEAST = 1e-37  # a column's smallest share of the largest one's
 _SMALL, _LARGE = 2**17, 2**19  # numbers of a block on a CPU, half a MiB where it is copied, 2 MiB where it is not
@@ -92,16 +93,13 @@ def _below_the_largest(logits: Tensor, temperature: float) -> tuple[Tensor, Tens
 
 
 def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A CPU's softmax has the faster exponential, and gives its log-sum-exp:  max z - log max softmax(z)."""
+    """A CPU's softmax has the faster exponential; the scale is its log-sum-exp."""
     m = logits.new_empty(logits.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
     size = _block_rows(m, _SMALL)
     top, share = m.new_empty(2, len(m))
     buffer = m.new_empty(min(size, len(m)), m.shape[1])
     for x, m_, top_, share_ in zip(*(torch.split(y, size) for y in (logits, m, top, share)), strict=True):
-        z = torch.div(x.to(m.dtype), temperature, out=buffer[: len(x)])
-        torch.softmax(z, dim=1, out=m_)
-        torch.amax(z, dim=1, out=top_)
-        torch.amax(m_, dim=1, out=share_)
+        softmax_into(x, temperature, z=buffer[: len(x)], p=m_, top=top_, share=share_)
     return m, top - share.log()
 
 

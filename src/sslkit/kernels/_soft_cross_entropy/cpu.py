@@ -1,7 +1,4 @@
-"""Cross-entropy against weighted classes on a CPU: some rows at a time, which stay in the cache, and the gradient is formed with the loss.
-
-logsumexp(z) = max z - log max softmax(z), so one pass of exponentials serves both; the largest of a softmax is never below 1 / classes.
-"""
+"""Cross-entropy against weighted classes on a CPU: some rows at a time, which stay in the cache; the gradient is formed with the loss."""
 
 from collections.abc import Iterator
 
@@ -9,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sslkit.kernels._rows import wide
+from sslkit.kernels._softmax import softmax_into
 
 CACHE = 2**17  # numbers of a block; half a MiB
 
@@ -41,10 +39,7 @@ def forward(logits: Tensor, targets: Tensor, index: Tensor | None, temperature: 
     for i, (x, top_, share_, score_, scale) in enumerate(parts):
         z, p = z_[: len(x)], p_[: len(x)]  # the last block may be shorter
         q = _block(targets, which, i * size, len(x)).to(dtype)
-        torch.div(x.to(dtype), temperature, out=z)
-        torch.softmax(z, 1, out=p)
-        torch.amax(z, 1, out=top_)
-        torch.amax(p, 1, out=share_)
+        softmax_into(x, temperature, z=z, p=p, top=top_, share=share_)
         torch.sum(z.mul_(q), 1, out=score_)
         if expected is not None:
             p.mul_(scale[:, None])
